@@ -1,0 +1,40 @@
+"""Settings: one class, every field documented; from the environment (`HANSA_…`) and the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may set. `HANSA_CPU_OVERCOMMIT=4` sets `cpu_overcommit`."""
+
+    model_config = SettingsConfigDict(env_prefix="HANSA_", extra="ignore")
+
+    data: Path = Field(Path("hansa-data"), description="folder that holds all state of this cloud")
+    port: int = Field(8080, ge=0, le=65535, description="port of the API on 127.0.0.1; 0 takes a free one")
+    fleet: Path | None = Field(None, description="fleet file; without it the one that is shipped")
+    region: str = Field("se-sto", description="default region; its zone `a` is this machine")
+    project: str = Field("demo", description="project made at the first start")
+    cpu_overcommit: float = Field(8.0, gt=0, le=64, description="virtual CPUs promised for each real one, on this machine")
+    memory_overcommit: float = Field(2.0, gt=0, le=16, description="memory promised for each real byte, on this machine")
+    stand_ins: bool = Field(True, description="published images may be stood in for by ours; off: ImageUnavailable")
+    access_token_s: int = Field(900, ge=60, le=3600, description="life of a user's access token, seconds")
+    audiences: str = Field("", description="more accepted `aud` values of service account assertions, comma separated")
+    loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
+    accelerator: str = Field("", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer")
+    image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
+
+
+def run_folder(cloud_id: str) -> Path:
+    """A short folder outside DIR for sockets: a unix socket's path holds 107 bytes."""
+    user = os.geteuid()
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if user == 0:
+        return Path("/run/hansa") / cloud_id
+    if runtime and len(runtime) < 40 and os.access(runtime, os.W_OK):
+        return Path(runtime) / "hansa" / cloud_id
+    return Path(f"/tmp/hansa-{user}") / cloud_id

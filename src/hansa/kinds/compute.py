@@ -1,0 +1,378 @@
+"""Machines, disks, placement groups and the two catalogues that they choose from.
+
+The contract's section 3.2 and 3.1, field by field; nothing here decides or does anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hansa.kinds.resource import Document, Resource, Spec, Status, Stored, Wire
+from hansa.kinds.rules import echoed, fixed, grows, hidden, refers, secret, stopped
+from hansa.units import (
+    AUTHORIZED_KEYS_MAX,
+    DISK_BYTES_MAX,
+    DISKS_PER_MACHINE_MAX,
+    USER_DATA_BYTES_MAX,
+    to_bytes,
+)
+
+REGIONAL = "projects/{project}/regions/{region}"
+StackType = Literal["dual-stack", "ipv6-only", "ipv4-only"]
+
+
+class Size(Wire):
+    """An amount and a decimal unit, kept as the user wrote them."""
+
+    amount: int = Field(ge=0, le=2**31 - 1)
+    unit: Literal["KB", "MB", "GB", "TB"]
+
+    @property
+    def size_bytes(self) -> int:
+        return to_bytes(self.amount, self.unit)
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.unit}"
+
+
+# -- catalogues ---------------------------------------------------------------------------------
+
+
+class Gpus(Wire):
+    model: str
+    quantity: int
+    local_disk: int = 0  # GB
+
+
+class ComputeProfileSpec(Spec):
+    vcpus: int = Field(alias="vCPUs")
+    memory: Size
+    processor_architecture: str = "amd64"
+    gpus: Gpus | None = None
+
+
+class ComputeProfile(
+    Resource[ComputeProfileSpec, Status],
+    service="compute", version="v1beta2", collection="computeProfiles", scope="global", verbs="GL",
+    short=("profile", "profiles"),
+    columns=(("VCPUS", "spec.vCPUs"), ("MEMORY", "spec.memory"), ("GPUS", "spec.gpus")),
+):  # fmt: skip
+    """A shape of machine: virtual CPUs, memory and, for some, GPUs. Named `family.size`."""
+
+
+class DiskImageSpec(Spec):
+    os_image: str
+    os_version: str
+    version: int = 1
+    default_size: Size
+    os_arch: str = "amd64"
+    gpu_affinities: list[str] | None = None
+    description: str | None = None
+
+
+class DiskImageStatus(Status):
+    family: str = hidden("")  # which image really stands behind it; empty: none, it is unavailable
+
+
+class DiskImage(
+    Resource[DiskImageSpec, DiskImageStatus],
+    service="compute", version="v1beta2", collection="diskImages/evroc", scope="global", verbs="GL",
+    short=("image", "images"),
+    columns=(("OS", "spec.osImage"), ("VERSION", "spec.osVersion"), ("SIZE", "spec.defaultSize"),
+             ("DESCRIPTION", "spec.description")),
+):  # fmt: skip
+    """A published image. `osImage` and `osVersion` say what really boots."""
+
+
+# -- disks --------------------------------------------------------------------------------------
+
+
+class DiskPlacement(Wire):
+    zone: str = ""
+
+
+class DiskSource(Wire):
+    type: Literal["blank", "image", "snapshot"] | None = None
+    disk_image_ref: Annotated[str, refers("DiskImage", "CustomDiskImage", holds=False)] | None = None
+    snapshot_ref: Annotated[str, refers("Snapshot", holds=False)] | None = None
+
+    @model_validator(mode="after")
+    def _matching(self) -> DiskSource:
+        given = {"image": self.disk_image_ref, "snapshot": self.snapshot_ref}
+        for kind, ref in given.items():
+            field = "diskImageRef" if kind == "image" else "snapshotRef"
+            if self.type == kind and ref is None:
+                raise ValueError(f"type {kind} needs {field}")
+            if ref is not None and self.type not in (None, kind):
+                raise ValueError(f"{field} does not go with type {self.type}")
+        if self.disk_image_ref is not None and self.snapshot_ref is not None:
+            raise ValueError("give either diskImageRef or snapshotRef, not both")
+        return self
+
+    @property
+    def blank(self) -> bool:
+        return self.disk_image_ref is None and self.snapshot_ref is None
+
+
+class DiskSpec(Spec):
+    disk_size: Size | None = grows(None)
+    placement: DiskPlacement = fixed(DiskPlacement())
+    source: DiskSource | None = fixed(None)
+
+    @field_validator("disk_size")
+    @classmethod
+    def _sane(cls, size: Size | None) -> Size | None:
+        if size is not None and not 0 < size.size_bytes <= DISK_BYTES_MAX:
+            raise ValueError("must be more than nothing and at most 64 TB")
+        return size
+
+    @model_validator(mode="after")
+    def _sized(self) -> DiskSpec:
+        if self.disk_size is None and (self.source is None or self.source.blank):
+            raise ValueError("a blank disk needs diskSize")
+        return self
+
+
+class DiskUsage(Wire):
+    use_kind: Literal["permanent", "hotswap"]
+    virtual_machine_ref: str
+    attachment_ref: str | None = None
+
+
+class DiskStatus(Status):
+    disk_size: Size | None = None
+    placement: DiskPlacement | None = None
+    disk_usage: tuple[DiskUsage, ...] = ()
+    simulated: bool | None = None
+    host: str | None = hidden()  # where its bytes are
+    size_bytes: int = hidden(0)
+    family: str | None = hidden()  # image family that it was made from
+
+
+class Disk(
+    Resource[DiskSpec, DiskStatus],
+    service="compute", version="v1beta2", collection="disks", scope=REGIONAL,
+    columns=(("SIZE", "status.diskSize"), ("ZONE", "status.placement.zone"), ("IMAGE", "spec.source.diskImageRef"),
+             ("USED BY", "status.diskUsage.0.virtualMachineRef")),
+):  # fmt: skip
+    """A block device of one zone: blank, or made from an image. Costs nothing until written."""
+
+
+# -- machines -----------------------------------------------------------------------------------
+
+
+class DiskUse(Wire):
+    disk_ref: Annotated[str, refers("Disk")]
+    boot_from: bool | None = None
+
+
+class StaticAddress(Wire):
+    public_ip_ref: Annotated[str, refers("PublicIP")] | None = Field(None, alias="publicIPRef")
+
+
+class PublicAddress(Wire):
+    static: StaticAddress | None = None
+
+
+class SecurityGroupSettings(Wire):
+    security_group_member_refs: list[Annotated[str, refers("SecurityGroup")]] | None = Field(None, max_length=16)
+
+
+class MachineNetworking(Wire):
+    subnet_ref: Annotated[str, refers("Subnet")] | None = fixed(None)
+    stack_type: StackType | None = stopped(None)
+    public_ipv4_address: PublicAddress | None = Field(None, alias="publicIPv4Address")
+    security_group_settings: SecurityGroupSettings | None = None
+
+    @property
+    def public_ip_ref(self) -> str | None:
+        static = self.public_ipv4_address.static if self.public_ipv4_address else None
+        return static.public_ip_ref if static else None
+
+    @property
+    def security_group_refs(self) -> list[str]:
+        settings = self.security_group_settings
+        return list(settings.security_group_member_refs or []) if settings else []
+
+
+class LoadBalancerMemberships(Wire):
+    backend_pool_refs: list[Annotated[str, refers("BackendPool", holds=False, free=True)]] | None = None
+
+
+class AuthorizedKey(Wire):
+    value: str = Field(max_length=16384)
+
+    @field_validator("value")
+    @classmethod
+    def _key(cls, value: str) -> str:
+        if "\n" in value.strip() or len(value.split()) < 2:
+            raise ValueError('must be one public key in OpenSSH form, as in "ssh-ed25519 AAAA… name"')
+        return value
+
+
+class Ssh(Wire):
+    authorized_keys: list[AuthorizedKey] | None = Field(None, max_length=AUTHORIZED_KEYS_MAX)
+
+
+class OsSettings(Wire):
+    cloud_init_user_data: str | None = secret(None)
+    ssh: Ssh | None = None
+
+    @field_validator("cloud_init_user_data")
+    @classmethod
+    def _bounded(cls, text: str | None) -> str | None:
+        if text is not None and len(user_data_bytes(text)) > USER_DATA_BYTES_MAX:
+            raise ValueError("is larger than 64 KiB")
+        return text
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(k.value.strip() for k in (self.ssh.authorized_keys or [])) if self.ssh else ()
+
+
+class MachinePlacement(Wire):
+    zone: str = fixed()
+    placement_group_ref: Annotated[str, refers("PlacementGroup")] | None = stopped(None)
+
+
+class VirtualMachineSpec(Spec):
+    compute_profile_ref: Annotated[str, refers("ComputeProfile", holds=False)] = stopped()
+    disks: list[DiskUse] = stopped(min_length=1, max_length=DISKS_PER_MACHINE_MAX)
+    networking: MachineNetworking = MachineNetworking()
+    load_balancer_memberships: LoadBalancerMemberships | None = None
+    os_settings: OsSettings = OsSettings()
+    placement: MachinePlacement
+    running: bool = echoed(True)
+
+    @field_validator("disks")
+    @classmethod
+    def _one_boots(cls, disks: list[DiskUse]) -> list[DiskUse]:
+        if sum(bool(d.boot_from) for d in disks) != 1:
+            raise ValueError("exactly one disk must have bootFrom: true")
+        if len({d.disk_ref for d in disks}) != len(disks):
+            raise ValueError("names a disk twice")
+        return disks
+
+    @property
+    def boot_disk_ref(self) -> str:
+        return next(d.disk_ref for d in self.disks if d.boot_from)
+
+
+class AttachedDisk(Wire):
+    disk_ref: str
+    device: str
+
+
+class MachineAddresses(Wire):
+    private_ipv4_address: str | None = Field(None, alias="privateIPv4Address")
+    public_ipv4_address: str | None = Field(None, alias="publicIPv4Address")
+    ipv6_address: str | None = Field(None, alias="ipv6Address")
+    stack_type: str | None = None
+    security_group_active_membership_refs: tuple[str, ...] | None = None
+    security_group_pending_membership_refs: tuple[str, ...] | None = None
+    security_group_failed_membership_refs: tuple[str, ...] | None = None
+
+
+class MachineZone(Wire):
+    zone: str
+    placement_group_ref: str | None = None
+
+
+class SshEndpoint(Wire):
+    """Where this machine's port 22 is reachable from the host of the cloud."""
+
+    host: str
+    port: int
+
+
+class VirtualMachineStatus(Status):
+    virtual_machine_status: str = "Creating"
+    attached_disks: tuple[AttachedDisk, ...] = ()
+    networking: MachineAddresses | None = None
+    placement: MachineZone | None = None
+    simulated: bool | None = None
+    accelerator: str | None = None
+    isolation: str | None = None
+    ssh: SshEndpoint | None = None
+    host: str | None = hidden()
+    decision: str | None = None  # id of the placement decision
+    started_for: int = hidden(0)  # generation for which the guest was last started
+    failures: int = hidden(0)
+    not_before: float | None = hidden()  # epoch seconds: no restart of a dead guest before
+    mac: str | None = hidden()
+
+
+class VirtualMachine(
+    Resource[VirtualMachineSpec, VirtualMachineStatus],
+    service="compute", version="v1beta2", collection="virtualMachines", scope=REGIONAL, short=("vm", "vms"),
+    columns=(("STATE", "status.virtualMachineStatus"), ("PROFILE", "spec.computeProfileRef"),
+             ("ZONE", "spec.placement.zone"), ("ADDRESS", "status.networking.privateIPv4Address"),
+             ("PUBLIC", "status.networking.publicIPv4Address")),
+    actions=("start", "stop", "logs", "ssh"),
+):  # fmt: skip
+    """A virtual machine on one host."""
+
+    @classmethod
+    def stopped(cls, stored: Stored) -> bool:
+        never_ran = not stored.status.get("host") and not stored.spec.get("running", True)
+        return stored.status.get("virtualMachineStatus") == "Stopped" or never_ran
+
+    @classmethod
+    def say(cls, stored: Stored, status: Document) -> Document:
+        """A machine that was told to run again is not `Stopped`, though nobody has looked yet."""
+        if stored.deleted_at is not None:
+            return {**status, "virtualMachineStatus": "Deleting"}
+        if stored.observed == stored.generation:
+            return status
+        seen, wanted = status.get("virtualMachineStatus"), stored.spec.get("running", True)
+        if wanted and seen == "Stopped":
+            return {**status, "virtualMachineStatus": "Starting"}
+        if not wanted and seen in ("Running", "Starting"):
+            return {**status, "virtualMachineStatus": "Stopping"}
+        return status
+
+
+def user_data_bytes(text: str) -> bytes:
+    """User data as the guest gets it: given as text, or as base64 of it."""
+    try:
+        raw = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode()
+    return raw if raw and not text.startswith(("#", "Content-Type")) else text.encode()
+
+
+# -- placement groups ---------------------------------------------------------------------------
+
+
+class Strategy(Wire):
+    type: Literal["spread"]
+
+
+class GroupPlacement(Wire):
+    zone: str = Field(min_length=1)
+
+
+class PlacementGroupSpec(Spec):
+    strategy: Strategy = fixed()
+    placement: GroupPlacement = fixed()
+
+
+class PlacementGroupStatus(Status):
+    placement: GroupPlacement | None = None
+    virtual_machine_refs: tuple[str, ...] = ()
+
+
+class PlacementGroup(
+    Resource[PlacementGroupSpec, PlacementGroupStatus],
+    service="compute", version="v1beta2", collection="placementGroups", scope=REGIONAL, short=("pg",),
+    columns=(("STRATEGY", "spec.strategy.type"), ("ZONE", "spec.placement.zone"),
+             ("MACHINES", "status.virtualMachineRefs")),
+):  # fmt: skip
+    """Machines that must stand on different hosts of one zone; at most five."""
+
+
+GROUP_MEMBERS_MAX = 5

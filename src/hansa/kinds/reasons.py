@@ -1,0 +1,60 @@
+"""Every reason that a condition may give: a closed list, each with one line of help.
+
+Clients read a `Ready=False` whose reason contains one of `TERMINAL_WORDS` as the end of the story; a
+promise test keeps those words out of the transitional ones and inside the terminal ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TERMINAL_WORDS = (
+    "failed", "failure", "error", "invalid", "unavailable", "denied", "exceeded", "toosmall",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    name: str
+    phase: str  # "ready", "working", "terminal"
+    help: str
+
+
+_ALL = [
+    Reason("Available", "ready", "It is as the spec wants it."),
+    Reason("Stopped", "ready", "It is stopped, as the spec wants it."),
+    Reason("Simulated", "ready", "It runs on a simulated host: no real machine stands behind it."),
+    Reason("Pending", "working", "It waits for its turn."),
+    Reason("Creating", "working", "It is being made."),
+    Reason("Provisioning", "working", "Room was found; it is being set up."),
+    Reason("Updating", "working", "The spec changed and is being followed."),
+    Reason("Starting", "working", "The machine is starting."),
+    Reason("Stopping", "working", "The machine was asked to power off."),
+    Reason("Deleting", "working", "It is being removed."),
+    Reason("WaitingForReference", "working", "Something that it points at is not there or not ready yet."),
+    Reason("WaitingForContents", "working", "What is inside is being removed first."),
+    Reason("ImageBuilding", "working", "The image is being built on this machine; the message says how far."),
+    Reason("GuestPoweredOff", "working", "The guest switched itself off. `hansa start` starts it again."),
+    Reason("GuestDied", "working", "The machine's process ended; it is started again with back-off."),
+    Reason("EngineNotAnswering", "working", "The host's engine gives no answer; it is asked again."),
+    Reason("HostGone", "working", "The host that it stands on is not in the fleet any more."),
+    Reason("Overdue", "working", "It takes longer than it should; the message says since when."),
+    Reason("ProvisioningFailed", "terminal", "It cannot be made as asked; the message says what to change."),
+    Reason("NoCapacityUnavailable", "terminal", "No host has room; the message says what is short."),
+    Reason("DiskTooSmall", "terminal", "The image needs a larger disk; the message names both sizes."),
+    Reason("ImageUnavailable", "terminal", "The image cannot be had here; the message says how to get it."),
+    Reason("ReferenceInvalid", "terminal", "It points at something that does not fit; the message says what."),
+    Reason("ZoneInvalid", "terminal", "There is no such zone in the region."),
+    Reason("PlacementGroupExceeded", "terminal", "The group has no host left on which it holds no machine."),
+    Reason("PolicyDenied", "terminal", "A policy forbids it; the message names the rule."),
+    Reason("QuotaExceeded", "terminal", "A quota is spent."),
+    Reason("AddressesExceeded", "terminal", "The range has no free address."),
+    Reason("NotFiltered", "working", "Security groups are stored, but nothing filters yet on this host."),
+    Reason("Filtered", "ready", "Security groups are enforced."),
+]
+
+
+
+def is_terminal(reason: str) -> bool:
+    """As the clients see it: by the words in the reason."""
+    return any(word in reason.lower() for word in TERMINAL_WORDS)

@@ -1,0 +1,80 @@
+"""The words of a decision: who asks, to do what, with which thing, under which rules, and the answer.
+
+Plain data, shared by the three gates (admission, placement, gateways). Nothing here looks anything up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Act(StrEnum):
+    READ = "read"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    PLACE = "place"  # put something into a territory
+    SSH = "ssh"  # be told where a machine's port 22 is, read its console
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who proved who they are. `ref` is `/iam/users/…` or `/iam/projects/…/serviceAccounts/…`.
+
+    `owns`: ids of organisations. `member_of`: ids of projects.
+    """
+
+    ref: str
+    owns: frozenset[str] = frozenset()
+    member_of: frozenset[str] = frozenset()
+
+
+PROGRAM = Caller("/hansa")  # the cloud itself: asks only at placement, holds no role
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is acted upon. Empty strings: does not apply.
+
+    `organization` is the owner of `project`. `territory` is the country code of the place.
+    """
+
+    kind: str
+    name: str = ""
+    project: str = ""
+    organization: str = ""
+    territory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TerritoryRule:
+    """One SovereigntyPolicy: `name` is its reference."""
+
+    name: str
+    territories: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The written rules that hold for the subject."""
+
+    territories: tuple[TerritoryRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Allowed or not, by which rule, and for which reasons in words that a user can act on.
+
+    `visible` False: the caller may not even know that the subject exists.
+    """
+
+    allowed: bool
+    rule: str
+    reasons: tuple[str, ...] = ()
+    visible: bool = True
+    details: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def why(self) -> str:
+        return "; ".join(self.reasons)
