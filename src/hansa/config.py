@@ -19,13 +19,19 @@ class Settings(BaseSettings):
     fleet: Path | None = Field(None, description="fleet file; without it the one that is shipped")
     region: str = Field("se-sto", description="default region; its zone `a` is this machine")
     project: str = Field("demo", description="project made at the first start")
-    cpu_overcommit: float = Field(8.0, gt=0, le=64, description="virtual CPUs promised for each real one, on this machine")
-    memory_overcommit: float = Field(2.0, gt=0, le=16, description="memory promised for each real byte, on this machine")
+    cpu_overcommit: float = Field(
+        8.0, gt=0, le=64, description="virtual CPUs promised for each real one, on this machine"
+    )
+    memory_overcommit: float = Field(
+        2.0, gt=0, le=16, description="memory promised for each real byte, on this machine"
+    )
     stand_ins: bool = Field(True, description="published images may be stood in for by ours; off: ImageUnavailable")
     access_token_s: int = Field(900, ge=60, le=3600, description="life of a user's access token, seconds")
     audiences: str = Field("", description="more accepted `aud` values of service account assertions, comma separated")
     loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
-    accelerator: str = Field("", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer")
+    accelerator: str = Field(
+        "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
+    )
     image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
 
 

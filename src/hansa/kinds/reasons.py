@@ -54,7 +54,6 @@ _ALL = [
 ]
 
 
-
 def is_terminal(reason: str) -> bool:
     """As the clients see it: by the words in the reason."""
     return any(word in reason.lower() for word in TERMINAL_WORDS)
