@@ -24,6 +24,7 @@ class OrganizationSpec(Spec):
 
 class OrganizationStatus(Status):
     quota_usage: dict[str, Any] | None = None
+    owners: tuple[str, ...] = hidden(())  # uids of service accounts: a name can be taken again, a uid cannot
 
 
 class Organization(

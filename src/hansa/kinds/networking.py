@@ -207,7 +207,8 @@ class SecurityGroupSpec(Spec):
         if len(set(names)) != len(names):
             raise ValueError("rules: names must be unique in the group")
         for i, rule in enumerate(self.rules or []):
-            if rule.remote.vpc_ref is not None and rule.remote.vpc_ref != self.vpc_ref:
+            other = rule.remote.vpc_ref
+            if other is not None and other.rsplit("/", 1)[-1] != self.vpc_ref.rsplit("/", 1)[-1]:
                 raise ValueError(f"rules[{i}].remote.vpcRef must be the group's own VPC")
         return self
 

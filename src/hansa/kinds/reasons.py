@@ -53,6 +53,8 @@ _ALL = [
     Reason("Filtered", "ready", "Security groups are enforced."),
 ]
 
+REASONS: dict[str, Reason] = {r.name: r for r in _ALL}
+
 
 def is_terminal(reason: str) -> bool:
     """As the clients see it: by the words in the reason."""

@@ -7,11 +7,11 @@ by the generation that it read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hansa.kinds.resource import Document, Key, Stored
+from hansa.kinds.resource import AnyResource, Document, Key, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +303,10 @@ class Store(Protocol):
 
     async def revision(self) -> int: ...
 
+    async def oldest_change(self) -> int:
+        """The lowest revision still kept in `changes`; 0 when nothing was ever dropped or written."""
+        ...
+
     async def commit(self, *writes: Write, by: str = "", request: str = "") -> int:
         """All or none; the new revision. `by` is who writes, `request` the id that runs through the logs."""
         ...
@@ -340,3 +344,18 @@ class Birth:
     shown: Document = field(default_factory=dict)
     system_labels: Mapping[str, str] = field(default_factory=dict)
     due: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What one kind has to say when a user writes it, beyond the rules on its fields.
+
+    `born`: what a new object begins with. `amend`: what is committed together with a changed spec, given
+    the old and the new reading. `guard`: raises when the object may not be deleted. `preview`: what a dry
+    run shows besides the object (a placement). Each may raise any error that a user can read.
+    """
+
+    born: Callable[[AnyResource], Awaitable[Birth]] | None = None
+    amend: Callable[[AnyResource, AnyResource], Awaitable[tuple[Write, ...]]] | None = None
+    guard: Callable[[AnyResource], Awaitable[None]] | None = None
+    preview: Callable[[AnyResource], Awaitable[Document]] | None = None

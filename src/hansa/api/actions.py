@@ -1,0 +1,206 @@
+"""What can be asked of one object besides reading and writing it: start, stop, logs, events, why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from hansa.api.admission import Gate
+from hansa.api.resources import Asking, Resources
+from hansa.api.selector import parse as parse_selector
+from hansa.clock import Clock, rfc3339
+from hansa.errors import Invalid, NotFound
+from hansa.kinds.reasons import REASONS
+from hansa.kinds.registry import kind_named, read
+from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
+from hansa.policy.verdict import Act
+from hansa.store.port import Change, Store, Write
+from hansa.units import CONSOLE_BYTES_MAX, LIST_LIMIT_MAX
+
+Logs = Callable[[AnyResource, int], Awaitable[bytes]]
+Revoke = Callable[[AnyResource, str, float], Awaitable[list[Write]]]
+LINKS_SHOWN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    resources: Resources
+    store: Store
+    gate: Gate
+    clock: Clock
+    logs: Logs
+    revoke_writes: Revoke
+    last_error: Callable[[Key], str]
+
+    async def switch(self, asking: Asking, kind: type[AnyResource], key: Key, running: bool) -> None:
+        """Start and stop are a change of the spec: there is no second way."""
+        await self.resources.patch(asking, kind, key, {"spec": {"running": running}})
+
+    async def revoke(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
+        await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        reason = body.get("reason", "")
+        if not isinstance(reason, str) or len(reason) > 1000:
+            raise Invalid.field("reason", "must be text of at most 1000 characters")
+        stored = await self.resources.stored(key)
+        writes = await self.revoke_writes(kind(stored), reason, self.clock.now())
+        await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
+        return await self.resources.show(kind, await self.store.get(key))
+
+    async def console(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
+        await self.gate.allow(asking.caller, Act.SSH, kind, key)
+        if not 0 < count <= CONSOLE_BYTES_MAX:
+            raise Invalid.field("bytes", f"must be from 1 to {CONSOLE_BYTES_MAX}")
+        return await self.logs(kind(await self.resources.stored(key)), count)
+
+    # -- events -----------------------------------------------------------------------------
+
+    async def events_of(self, asking: Asking, kind: type[AnyResource], key: Key, limit: int) -> Document:
+        await self.gate.allow(asking.caller, Act.READ, kind, key)
+        stored = await self.resources.stored(key)
+        found = [c for c in await self._recent(key.scope) if c.uid == stored.uid]
+        return {"items": [_event(c) for c in found[-limit:]]}
+
+    async def events_in(self, asking: Asking, project: str, after: int | None, limit: int) -> Document:
+        await self.gate.allow(asking.caller, Act.READ, kind_named("VirtualMachine"), Key("", f"projects/{project}", ""))
+        if not 0 < limit <= LIST_LIMIT_MAX:
+            raise Invalid.field("limit", f"must be from 1 to {LIST_LIMIT_MAX}")
+        scope = f"projects/{project}"
+        if after is None:
+            found = (await self._recent(scope))[-limit:]
+        else:
+            found = await self.store.changes(after, scope=scope, limit=limit)
+        return {"items": [_event(c) for c in found if _is_public(c.key)], "revision": await self.store.revision()}
+
+    async def _recent(self, scope: str, span: int = 5000) -> list[Change]:
+        """The changes of a scope within the last `span` revisions of the store."""
+        newest = await self.store.revision()
+        oldest = max(await self.store.oldest_change() - 1, newest - span, 0)
+        return await self.store.changes(oldest, scope=scope, limit=span)
+
+    # -- watching ---------------------------------------------------------------------------
+
+    async def watch(
+        self, asking: Asking, kind: type[AnyResource], scope: str, after: int | None, selector: str, changed: Any
+    ) -> AsyncIterator[bytes]:
+        """Lines of JSON: what is there (when `after` is None), then every change, until the client goes."""
+        await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
+        matches = parse_selector(selector) if selector else (lambda _labels: True)
+        return self._watched(asking, kind, scope, after, matches, changed)
+
+    async def _watched(
+        self, asking: Asking, kind: type[AnyResource], scope: str, after: int | None, matches: Any, changed: Any
+    ) -> AsyncIterator[bytes]:
+        at = await self.store.revision() if after is None else after
+        if after is None:
+            listed = await self.resources.list(asking, kind, scope, selector="", limit=None, after="")
+            for item in listed["items"]:
+                if matches({**item["metadata"].get("userLabels", {}), **item["metadata"].get("systemLabels", {})}):
+                    yield _line("ADDED", item, at)
+        while True:
+            for change in await self.store.changes(at, scope=scope, limit=500):
+                at = max(at, change.revision)
+                if change.key.kind == kind.kind and change.key.scope == scope:
+                    line = await self._change_line(kind, change, matches)
+                    if line:
+                        yield line
+            at = max(at, await self._quiet(changed, at))
+
+    async def _quiet(self, changed: Any, at: int) -> int:
+        await changed(at)
+        return at
+
+    async def _change_line(self, kind: type[AnyResource], change: Change, matches: Any) -> bytes:
+        if change.stored is None:
+            gone = {"metadata": {"id": change.key.name, "uid": change.uid}}
+            return _line("DELETED", gone, change.revision)
+        if not matches({**change.stored.labels, **change.stored.system_labels}):
+            return b""
+        shown = await self.resources.show(kind, change.stored)
+        return _line("ADDED" if change.act == "create" else "MODIFIED", shown, change.revision)
+
+    # -- why --------------------------------------------------------------------------------
+
+    async def why(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
+        """Everything that explains the state of one object, on one screen."""
+        await self.gate.allow(asking.caller, Act.READ, kind, key)
+        stored = await self.resources.stored(key)
+        shown = await self.resources.show(kind, stored)
+        conditions: list[Document] = shown["status"].get("conditions", [])
+        ready = next((c for c in conditions if c["type"] == "Ready"), None)
+        due, now = await self.store.due(key), self.clock.now()
+        reason = REASONS.get(ready["reason"]) if ready else None
+        return {
+            "object": ref_of(kind, key),
+            "ready": ready,
+            "summary": _summary(stored, ready),
+            "conditions": conditions,
+            "decision": await self._decision(stored),
+            "pointsAt": [
+                await self._pointed(p.target, p.path) for p in (await self.store.pointers_from(key))[:LINKS_SHOWN]
+            ],
+            "pointedAtBy": [
+                await self._pointed(p.source, p.path) for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
+            ],
+            "attempts": {"failures": due.failures if due else 0, "lastError": self.last_error(key)},
+            "due": {
+                "at": rfc3339(due.due_at) if due and due.due_at is not None else None,
+                "in": round(due.due_at - now, 1) if due and due.due_at is not None else None,
+            },
+            "help": reason.help if reason else "",
+        }
+
+    async def _decision(self, stored: Stored) -> Document | None:
+        entries = await self.store.records("decisions", about=stored.uid, limit=1)
+        return {"id": entries[0].id, "at": rfc3339(entries[0].at), **entries[0].body} if entries else None
+
+    async def _pointed(self, key: Key, path: str) -> Document:
+        kind = kind_named(key.kind)
+        line: Document = {"ref": ref_of(kind, key), "path": path, "ready": None, "reason": "NotThere"}
+        try:
+            it = read(await self.store.get(key))
+        except NotFound:
+            return line
+        ready = it.status.condition("Ready")
+        if ready is None:
+            return {**line, "reason": ""}
+        return {
+            **line,
+            "ready": it.ready,
+            "reason": ready.reason if it.stored.observed == it.generation else "Updating",
+        }
+
+
+def _summary(stored: Stored, ready: Document | None) -> str:
+    if ready is None:
+        return f"{stored.key} has no condition yet"
+    word = "is Ready" if ready["status"] == "True" else "is not Ready"
+    message = f": {ready['message']}" if ready["message"] else ""
+    return f"{stored.key.kind} {stored.key.name} {word}, {ready['reason']}{message}"
+
+
+def _is_public(key: Key) -> bool:
+    return kind_named(key.kind).public
+
+
+def _event(change: Change) -> Document:
+    status: Mapping[str, Any] = change.stored.status if change.stored else {}
+    ready = next((c for c in status.get("conditions", []) if c.get("type") == "Ready"), {})
+    return {
+        "revision": change.revision,
+        "at": rfc3339(change.at),
+        "act": change.act,
+        "by": change.by,
+        "request": change.request,
+        "kind": change.key.kind,
+        "id": change.key.name,
+        "ref": ref_of(kind_named(change.key.kind), change.key),
+        "reason": ready.get("reason", ""),
+        "message": ready.get("message", ""),
+    }
+
+
+def _line(type: str, shown: Document, revision: int) -> bytes:
+    return orjson.dumps({"type": type, "object": shown, "revision": revision}) + b"\n"

@@ -1,0 +1,302 @@
+"""The web edge: one ASGI application, one dispatch, one error body.
+
+A request is read once, its caller is found once, then it is one of: token service, health, documents
+about the API, events, or a resource (by `routes.resolve`). `except Exception` stands here and in the loop
+only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import orjson
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
+
+from hansa.api.actions import Actions
+from hansa.api.documents import explain_document, openapi_document
+from hansa.api.problem import problem, retry_after
+from hansa.api.resources import Asking, Resources
+from hansa.api.routes import Route, resolve
+from hansa.clock import Ids
+from hansa.errors import Bug, HansaError, Invalid, MethodNotAllowed, NotFound, TooLarge
+from hansa.kinds.resource import Document
+from hansa.policy.verdict import Caller
+from hansa.units import BODY_BYTES_MAX
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = structlog.get_logger("hansa.api")
+JSON = b"application/json"
+VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
+REALM = "evroc-customer"
+
+
+class TokenEndpoints(Protocol):
+    async def handle(
+        self, method: str, tail: str, headers: Any, body: bytes, base_url: str
+    ) -> tuple[int, dict[str, Any]]: ...
+
+
+class CallerFinder(Protocol):
+    async def of(self, authorization: str | None) -> Caller: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes = b""
+    type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(slots=True)
+class Api:
+    """The application. `changed(revision)` waits until the store is past a revision, or a few seconds."""
+
+    resources: Resources
+    actions: Actions
+    tokens: TokenEndpoints
+    callers: CallerFinder
+    ids: Ids
+    base_url: str
+    changed: Callable[[int], Awaitable[None]]
+    ready: Callable[[], Awaitable[Document]]
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise Bug(f"this server speaks HTTP only, not {scope['type']}")
+        started, request = time.perf_counter(), Request(scope, receive)
+        number = self.ids.token()[:16]
+        try:
+            answer = await self._answer(request, number)
+        except ClientDisconnect:
+            return
+        except HansaError as error:
+            answer = _refusal(error, number)
+        except Exception:
+            log.exception("bug", request=number, method=scope["method"], path=scope["path"])
+            answer = _refusal(Bug("something is broken here; the log has it under this request's id"), number)
+        if isinstance(answer, StreamingResponse):
+            await answer(scope, receive, send)
+            return
+        took_ms = round((time.perf_counter() - started) * 1000, 2)
+        log.debug(
+            "request", request=number, method=scope["method"], path=scope["path"], status=answer.status, ms=took_ms
+        )
+        headers = [(b"content-type", answer.type), (b"content-length", str(len(answer.body)).encode()),
+                   (b"x-request-id", number.encode()), *answer.headers]  # fmt: skip
+        if answer.status == 204:
+            headers = [h for h in headers if h[0] not in (b"content-type", b"content-length")]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, request: Request, number: str) -> Answer | StreamingResponse:
+        parts = [p for p in request.scope["path"].split("/") if p]
+        if not parts:
+            return _json(200, {"name": "hansa", "openapi": "/openapi.json", "kinds": "/explain/v1/kinds"})
+        if parts[0] == "realms":
+            return await self._token(request, parts)
+        if len(parts) == 1 and (answer := await self._public(request, parts[0])) is not None:
+            return answer
+        caller = await self.callers.of(request.headers.get("authorization"))
+        query = _query(request)
+        asking = Asking(
+            caller,
+            number,
+            dry_run=_flag(query, "dryRun"),
+            strict=_flag(query, "strict"),
+            idempotency=_idempotency(request),
+        )
+        if parts[:2] == ["explain", "v1"] and parts[2:] == ["kinds"]:
+            return self._document("explain", explain_document)
+        if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
+            after = _number(query, "after", None)
+            return _json(
+                200, await self.actions.events_in(asking, parts[3], after, _number(query, "limit", 100) or 100)
+            )
+        return await self._resource(request, resolve(parts), asking, query)
+
+    # -- what needs no caller ---------------------------------------------------------------
+
+    async def _token(self, request: Request, parts: list[str]) -> Answer:
+        if len(parts) < 3 or parts[1] != REALM:
+            raise NotFound(f"there is no realm at {request.scope['path']}; this one is /realms/{REALM}")
+        body = await _body(request)
+        status, document = await self.tokens.handle(
+            request.method, "/".join(parts[2:]), request.headers, body, self.base_url
+        )
+        return Answer(status, orjson.dumps(document), headers=((b"cache-control", b"no-store"),))
+
+    async def _public(self, request: Request, name: str) -> Answer | None:
+        if name == "healthz":
+            return _json(200, {"status": "live"})
+        if name == "readyz":
+            state = await self.ready()
+            return _json(200 if state["ready"] else 503, state)
+        if name == "openapi.json":
+            return self._document("openapi", openapi_document)
+        return None
+
+    def _document(self, name: str, make: Callable[[], Document]) -> Answer:
+        if name not in self.documents:
+            self.documents[name] = orjson.dumps(make())
+        return Answer(200, self.documents[name])
+
+    # -- resources --------------------------------------------------------------------------
+
+    async def _resource(
+        self, request: Request, route: Route, asking: Asking, query: dict[str, str]
+    ) -> Answer | StreamingResponse:
+        if route.verb:
+            return await self._verb(request, route, asking, query)
+        if route.name is None:
+            return await self._collection(request, route, asking, query)
+        return await self._object(request, route, asking)
+
+    async def _collection(
+        self, request: Request, route: Route, asking: Asking, query: dict[str, str]
+    ) -> Answer | StreamingResponse:
+        selector = query.get("labelSelector", "")
+        if request.method == "GET" and "L" in route.kind.verbs:
+            if _flag(query, "watch"):
+                after = _number(query, "after", None)
+                lines = await self.actions.watch(asking, route.kind, route.scope, after, selector, self.changed)
+                return StreamingResponse(lines, media_type="application/x-ndjson")
+            limit = _number(query, "limit", None)
+            return _json(200, await self.resources.list(
+                asking, route.kind, route.scope, selector=selector, limit=limit, after=query.get("continue", "")))  # fmt: skip
+        if request.method == "POST" and "C" in route.kind.verbs:
+            made = await self.resources.create(asking, route.kind, route.scope, await _document_in(request))
+            return _json(200 if asking.dry_run else 201, made)
+        raise _not_offered(request, route)
+
+    async def _object(self, request: Request, route: Route, asking: Asking) -> Answer:
+        kind, key = route.kind, route.key
+        if VERBS.get(request.method, "?") not in kind.verbs or request.method == "POST":
+            raise _not_offered(request, route)
+        if request.method == "GET":
+            return _json(200, await self.resources.get(asking, kind, key))
+        if request.method == "PATCH":
+            return _json(200, await self.resources.patch(asking, kind, key, await _document_in(request)))
+        await self.resources.delete(asking, kind, key)
+        return Answer(204)
+
+    async def _verb(self, request: Request, route: Route, asking: Asking, query: dict[str, str]) -> Answer:
+        kind, key, verb = route.kind, route.key, route.verb
+        if request.method == "GET" and verb == "why":
+            return _json(200, await self.actions.why(asking, kind, key))
+        if request.method == "GET" and verb == "events":
+            return _json(200, await self.actions.events_of(asking, kind, key, _number(query, "limit", 50) or 50))
+        if verb not in kind.actions:
+            raise NotFound(f"a {kind.kind} has no {verb}")
+        if request.method == "GET" and verb == "logs":
+            count = _number(query, "bytes", 65_536) or 65_536
+            return Answer(200, await self.actions.console(asking, kind, key, count), b"text/plain; charset=utf-8")
+        if request.method == "POST" and verb in ("start", "stop"):
+            await self.actions.switch(asking, kind, key, running=verb == "start")
+            return _json(202, await self.resources.get(asking, kind, key))
+        if request.method == "POST" and verb == "revoke":
+            body = await _document_in(request, empty=True)
+            return _json(200, await self.actions.revoke(asking, kind, key, body))
+        raise _not_offered(request, route)
+
+
+def _not_offered(request: Request, route: Route) -> MethodNotAllowed:
+    return MethodNotAllowed(f"{request.method} is not offered on {request.scope['path']} ({route.kind.kind})")
+
+
+def _json(status: int, document: Document) -> Answer:
+    return Answer(status, orjson.dumps(document))
+
+
+def _refusal(error: HansaError, number: str) -> Answer:
+    if error.detail or error.status >= 500:
+        log.warning("refused", request=number, reason=error.reason, message=error.message, detail=error.detail)
+    wait = retry_after(error)
+    headers: list[tuple[bytes, bytes]] = [(b"retry-after", wait.encode())] if wait else []
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    return Answer(error.status, orjson.dumps(problem(error, number)), headers=tuple(headers))
+
+
+def _query(request: Request) -> dict[str, str]:
+    raw = request.scope.get("query_string", b"")
+    if not raw:
+        return {}
+    try:
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=32))
+    except ValueError as error:
+        raise Invalid(f"the query string cannot be read: {error}") from error
+
+
+def _flag(query: dict[str, str], name: str) -> bool:
+    value = query.get(name)
+    if value is None or value == "false":
+        return False
+    if value in ("true", "", "All"):
+        return True
+    raise Invalid.field(name, f"must be true or false (given: {value[:40]!r})")
+
+
+def _number(query: dict[str, str], name: str, default: int | None) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isdigit() or len(text) > 18:
+        raise Invalid.field(name, f"must be a whole number (given: {text[:40]!r})")
+    return int(text)
+
+
+def _idempotency(request: Request) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > 200:
+        raise Invalid.field("Idempotency-Key", "is longer than 200 characters")
+    return key if request.method == "POST" else ""
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length")
+    if length is not None and length.isdigit() and int(length) > BODY_BYTES_MAX:
+        raise TooLarge(f"the body has {length} bytes; at most {BODY_BYTES_MAX} are taken")
+    pieces, total = [], 0
+    async for piece in request.stream():
+        total += len(piece)
+        if total > BODY_BYTES_MAX:
+            raise TooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def _document_in(request: Request, *, empty: bool = False) -> Document:
+    raw = await _body(request)
+    if not raw.strip() and empty:
+        return {}
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"the body is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise Invalid("the body must be a JSON object")
+    return document
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,278 @@
+"""What the API says of itself: OpenAPI 3.1 and the table of kinds, both from the registry. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from hansa.kinds import catalogue
+from hansa.kinds.registry import all_kinds, all_unbuilt
+from hansa.kinds.resource import AnyResource, Document
+from hansa.kinds.rules import model_in, rule_of
+
+assert catalogue.MODULES  # the registry is whole
+
+METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete"}
+ERRORS = {
+    "400": "a field breaks a rule, or the request has no good form",
+    "401": "no token, or one that is not good any more",
+    "403": "not allowed, or a quota is spent",
+    "404": "no such object or collection",
+    "405": "method not offered on this path",
+    "409": "it exists already, is in use, or was changed meanwhile",
+    "413": "the body is too large",
+    "422": "the change is not possible, or not now",
+    "429": "too many requests",
+    "500": "our mistake",
+    "503": "not now: try again",
+}
+
+
+def openapi_document() -> Document:
+    """OpenAPI 3.1 of the whole native API."""
+    schemas: Document = {"Problem": _PROBLEM, "Metadata": _METADATA}
+    paths: Document = {"/healthz": _plain("Is the process alive?"), "/readyz": _plain("Can it serve?", "503")}
+    for kind in all_kinds():
+        if kind.public:
+            schemas.update(_schemas(kind))
+            for scope in kind.scopes:
+                paths.update(_paths(kind, scope))
+    for missing in all_unbuilt():
+        paths[_path(missing.service, missing.version, missing.scope, missing.collection)] = _missing_path(missing)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Hansa", "version": "0.1.0", "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _plain(summary: str, *more: str) -> Document:
+    answers = {code: {"description": "no", "content": _content({"type": "object"})} for code in more}
+    return {"get": {"summary": summary, "security": [],
+                    "responses": {"200": {"description": "yes", "content": _content({"type": "object"})}, **answers}}}  # fmt: skip
+
+
+def _path(service: str, version: str, scope: str, collection: str) -> str:
+    return "/" + "/".join(p for p in (service, version, scope, collection) if p)
+
+
+def _schemas(kind: type[AnyResource]) -> Document:
+    found: Document = {}
+    for half, model in (("Spec", kind.spec_type), ("Status", kind.status_type)):
+        schema = model.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+        found.update(schema.pop("$defs", {}))
+        schema.get("properties", {}).pop("", None)
+        if half == "Status":
+            for name in kind.hidden:
+                schema.get("properties", {}).pop(name, None)
+        found[f"{kind.kind}{half}"] = schema
+    found[kind.kind] = {
+        "type": "object",
+        "description": (kind.__doc__ or "").strip(),
+        "required": ["apiVersion", "kind", "metadata", "spec", "status"],
+        "properties": {
+            "apiVersion": {"const": f"{kind.service}/{kind.version}"},
+            "kind": {"const": kind.kind},
+            "metadata": {"$ref": "#/components/schemas/Metadata"},
+            "spec": {"$ref": f"#/components/schemas/{kind.kind}Spec"},
+            "status": {"$ref": f"#/components/schemas/{kind.kind}Status"},
+        },
+    }
+    found[f"{kind.kind}Create"] = {
+        "type": "object",
+        "required": ["metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": f"{kind.service}/{kind.version}"},
+            "kind": {"const": kind.kind},
+            "metadata": {"$ref": "#/components/schemas/Metadata"},
+            "spec": {"$ref": f"#/components/schemas/{kind.kind}Spec"},
+        },
+    }
+    return found
+
+
+def _paths(kind: type[AnyResource], scope: str) -> Document:
+    base = _path(kind.service, kind.version, scope, kind.collection)
+    given = [_parameter(p[1:-1]) for p in scope.split("/") if p.startswith("{")]
+    paths: Document = {base: {"parameters": given} if given else {}}
+    one: Document = {"parameters": [*given, _parameter("id")]}
+    for verb in kind.verbs:
+        target = paths[base] if verb in "LC" else one
+        target[METHOD_OF[verb]] = _operation(kind, verb, scope)
+    if set(kind.verbs) & set("GPD"):
+        paths[base + "/{id}"] = one
+        paths[base + "/{id}/why"] = {
+            "parameters": one["parameters"],
+            "get": _simple(kind, "why", "Why is it as it is?"),
+        }
+        paths[base + "/{id}/events"] = {"parameters": one["parameters"],
+                                        "get": _simple(kind, "events", "What happened to it")}  # fmt: skip
+    for action in kind.actions:
+        if action in ("start", "stop", "revoke"):
+            code = "200" if action == "revoke" else "202"
+            paths[f"{base}/{{id}}/{action}"] = {"parameters": one["parameters"],
+                                                "post": _simple(kind, action, f"{action} it", code, kind.kind)}  # fmt: skip
+        if action == "logs":
+            operation = _simple(kind, "logs", "The end of the console log")
+            operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+            operation["parameters"] = [_query("bytes", {"type": "integer", "minimum": 1, "maximum": 1 << 20})]
+            paths[f"{base}/{{id}}/logs"] = {"parameters": one["parameters"], "get": operation}
+    return paths
+
+
+def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
+    ref = {"$ref": f"#/components/schemas/{kind.kind}"}
+    where = "" if scope == kind.scope else "In" + scope.split("/")[0].capitalize()
+    names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
+    operation: Document = {
+        "operationId": f"{names[verb]}{kind.kind}{where}",
+        "tags": [kind.kind],
+        "responses": _errors(),
+    }
+    responses = operation["responses"]
+    if verb == "L":
+        body = {"type": "object", "required": ["items"],
+                "properties": {"items": {"type": "array", "items": ref}, "continue": {"type": "string"}}}  # fmt: skip
+        responses["200"] = {"description": "all of them", "content": _content(body)}
+        operation["parameters"] = [
+            _query("labelSelector", {"type": "string"}),
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 5000}),
+            _query("continue", {"type": "string"}),
+        ]
+    elif verb == "C":
+        responses["201"] = {"description": "made", "content": _content(ref)}
+        responses["200"] = {"description": "a dry run", "content": _content({"type": "object"})}
+        operation["requestBody"] = {"required": True,
+                                    "content": _content({"$ref": f"#/components/schemas/{kind.kind}Create"})}  # fmt: skip
+        operation["parameters"] = [*_SWITCHES, {"name": "Idempotency-Key", "in": "header",
+                                                "schema": {"type": "string", "maxLength": 200}}]  # fmt: skip
+    elif verb == "P":
+        responses["200"] = {"description": "the whole object", "content": _content(ref)}
+        patch = {"schema": {"type": "object"}}
+        operation["requestBody"] = {"required": True, "content": {"application/json": patch,
+                                                                  "application/merge-patch+json": patch}}  # fmt: skip
+        operation["parameters"] = list(_SWITCHES)
+    elif verb == "D":
+        responses["204"] = {"description": "going"}
+    else:
+        responses["200"] = {"description": "the object", "content": _content(ref)}
+    return operation
+
+
+def _simple(kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "") -> Document:
+    schema = {"$ref": f"#/components/schemas/{shows}"} if shows else {"type": "object"}
+    return {"operationId": f"{name}{kind.kind}", "summary": summary, "tags": [kind.kind],
+            "responses": {**_errors(), code: {"description": "done", "content": _content(schema)}}}  # fmt: skip
+
+
+def _missing_path(missing: Any) -> Document:
+    given = [_parameter(p[1:-1]) for p in missing.scope.split("/") if p.startswith("{")]
+    answer = {"501": {"description": f"not built yet: {missing.reason}", "content": _content(_PROBLEM_REF)}}
+    item: Document = {"get": {"summary": f"Not built yet: {missing.reason}", "responses": {**_errors(), **answer}}}
+    return {"parameters": given, **item} if given else item
+
+
+def _errors() -> Document:
+    return {code: {"description": text, "content": _content(_PROBLEM_REF)} for code, text in ERRORS.items()}
+
+
+def _content(schema: Document) -> Document:
+    return {"application/json": {"schema": schema}}
+
+
+def _parameter(name: str) -> Document:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query(name: str, schema: Document) -> Document:
+    return {"name": name, "in": "query", "schema": schema}
+
+
+_PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
+_SWITCHES = (_query("dryRun", {"type": "boolean"}), _query("strict", {"type": "boolean"}))
+_TEXT = {"type": "string"}
+_PROBLEM: Document = {
+    "type": "object",
+    "required": ["reason", "debug"],
+    "properties": {
+        "reason": _TEXT,
+        "debug": _TEXT,
+        "help": _TEXT,
+        "request": _TEXT,
+        "fields": {"type": "array", "items": {"type": "object", "properties": {"path": _TEXT, "message": _TEXT}}},
+    },
+}
+_METADATA: Document = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {
+        "id": _TEXT,
+        "uid": {"type": "string", "format": "uuid"},
+        "creationTimestamp": {"type": "string", "format": "date-time"},
+        "generation": {"type": "integer"},
+        "resourceVersion": _TEXT,
+        "project": _TEXT,
+        "region": _TEXT,
+        "organization": _TEXT,
+        "userLabels": {"type": "object", "additionalProperties": _TEXT},
+        "systemLabels": {"type": "object", "additionalProperties": _TEXT},
+    },
+}
+
+
+# -- explain ------------------------------------------------------------------------------------
+
+
+def explain_document() -> Document:
+    """Every kind with its fields and their rules, and what is not built yet."""
+    return {
+        "items": [explain(kind) for kind in all_kinds() if kind.public],
+        "notBuilt": [
+            {
+                "service": u.service,
+                "version": u.version,
+                "collection": u.collection,
+                "scope": u.scope,
+                "reason": u.reason,
+            }
+            for u in all_unbuilt()
+        ],
+    }
+
+
+def explain(kind: type[AnyResource]) -> Document:
+    return {
+        "kind": kind.kind,
+        "service": kind.service,
+        "version": kind.version,
+        "collection": kind.collection,
+        "scope": kind.scope,
+        "verbs": kind.verbs,
+        "actions": list(kind.actions),
+        "description": (kind.__doc__ or "").strip(),
+        "columns": [list(c) for c in kind.columns],
+        "fields": list(_fields(kind.spec_type, "spec")),
+    }
+
+
+def _fields(model: type[BaseModel], at: str) -> Iterator[Document]:
+    for name, info in model.model_fields.items():
+        path = f"{at}.{info.alias or name}"
+        rule = rule_of(info)
+        annotation = getattr(info.annotation, "__name__", None) or str(info.annotation)
+        yield {
+            "path": path,
+            "type": str(info.annotation) if "[" in str(info.annotation) else annotation,
+            "required": info.is_required(),
+            "rule": rule.value if rule else "",
+            "description": info.description or "",
+        }
+        if (inner := model_in(info.annotation)) is not None:
+            yield from _fields(inner, path)

@@ -1,0 +1,146 @@
+"""Every statement, named, in the SQL that SQLite and PostgreSQL share. Parameters are `:name`.
+
+Two rules keep it shared: no function but `coalesce`, `min`/`max` as aggregates, `sum`, `count`; and what
+each database calls the smaller of two values is written as a `case`.
+"""
+
+from __future__ import annotations
+
+KEY = "kind = :kind and scope = :scope and name = :name"
+COLUMNS = (
+    "kind, scope, name, uid, created_at, generation, revision, user_revision, observed, deleted_at, "
+    "labels, system_labels, spec, status, seq"
+)
+
+# -- objects ------------------------------------------------------------------------------------
+
+GET = f"select {COLUMNS} from objects where {KEY}"
+FIND = f"select {COLUMNS} from objects where uid = :uid"
+LIST = f"""
+select {COLUMNS} from objects
+ where (:kind = '' or kind = :kind) and (scope = :scope or (:below = 1 and (:scope = '' or scope like :inside escape '!')))
+   and seq > :after
+ order by seq limit :limit"""
+LIST_EXACT = f"""
+select {COLUMNS} from objects where kind = :kind and scope = :scope and seq > :after order by seq limit :limit"""
+STATE = f"select uid, deleted_at, user_revision, generation, spec, labels from objects where {KEY}"
+INSERT_OBJECT = """
+insert into objects (kind, scope, name, uid, seq, created_at, generation, revision, user_revision, observed,
+                     deleted_at, labels, system_labels, spec, status)
+values (:kind, :scope, :name, :uid, :revision, :at, 1, :revision, :revision, :observed,
+        null, :labels, :system_labels, :spec, :status)"""
+UPDATE_OBJECT = f"""
+update objects set spec = :spec, labels = :labels, generation = :generation, observed = :observed,
+                   revision = :revision, user_revision = :revision
+ where {KEY}"""
+SET_STATUS = f"""
+update objects set status = :status, system_labels = :system_labels, observed = :generation, revision = :revision
+ where {KEY}"""
+MARK_DELETED = f"update objects set deleted_at = :at, revision = :revision, user_revision = :revision where {KEY}"
+FORGET_OBJECT = f"delete from objects where {KEY}"
+
+# -- changes ------------------------------------------------------------------------------------
+
+INSERT_CHANGE = """
+insert into changes (at, kind, scope, name, uid, act, by_whom, request, body)
+values (:at, :kind, :scope, :name, :uid, :act, :by, :request, :body) returning revision"""
+CHANGES = """
+select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
+ where revision > :after and (:scope = '' or scope = :scope or scope like :inside escape '!')
+ order by revision limit :limit"""
+REVISION = "select coalesce(max(revision), 0) from changes"
+OLDEST = "select value from marks where name = 'oldest_change'"
+DROP_CHANGES = "delete from changes where at < :before and revision < :below"
+SET_OLDEST = """
+update marks set value = (select coalesce(min(revision), 0) from changes) where name = 'oldest_change'"""
+
+# -- work ---------------------------------------------------------------------------------------
+
+INSERT_WORK = """
+insert into work (kind, scope, name, due_at, woken_at, leased_until, token, failures, going)
+values (:kind, :scope, :name, :due, null, 0, '', 0, 0)"""
+WORK = f"select due_at, leased_until, failures, token from work where {KEY}"
+# Woken: due no later than :at, and remembered for the one who holds the lease meanwhile.
+_WOKEN = """
+update work set due_at = case when due_at is null or due_at > :at then :at else due_at end,
+                woken_at = case when woken_at is null or woken_at > :at then :at else woken_at end"""
+WAKE = f"{_WOKEN} where {KEY}"
+WAKE_GOING = f"{_WOKEN}, going = 1, failures = 0 where {KEY}"
+WAKE_LINKED = f"""
+{_WOKEN}
+ where (kind, scope, name) in (
+   select source_kind, source_scope, source_name from links
+    where target_kind = :kind and target_scope = :scope and target_name = :name
+   union
+   select target_kind, target_scope, target_name from links
+    where source_kind = :kind and source_scope = :scope and source_name = :name)"""
+CLAIM = """
+update work set leased_until = :until, token = :token, woken_at = null
+ where (kind, scope, name) in (
+   select kind, scope, name from work
+    where due_at <= :now and leased_until <= :now
+    order by going desc, due_at limit :limit)
+returning kind, scope, name, failures, going, due_at"""
+NEXT_DUE = """
+select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+HOLDS_LEASE = f"select 1 from work where {KEY} and token = :token"
+SETTLE = f"""
+update work set leased_until = 0, token = '', failures = :failures,
+                due_at = case when woken_at is null then :due
+                              when :due is null or woken_at < :due then woken_at else :due end,
+                woken_at = null
+ where {KEY} and token = :token"""
+FORGET_WORK = f"delete from work where {KEY}"
+
+# -- links --------------------------------------------------------------------------------------
+
+INSERT_LINK = """
+insert into links (source_kind, source_scope, source_name, source_uid, target_kind, target_scope, target_name, path, holds)
+values (:kind, :scope, :name, :uid, :target_kind, :target_scope, :target_name, :path, :holds)"""
+FORGET_LINKS = "delete from links where source_kind = :kind and source_scope = :scope and source_name = :name"
+_LINK_COLUMNS = (
+    "source_kind, source_scope, source_name, source_uid, target_kind, target_scope, target_name, path, holds"
+)
+LINKS_TO = f"""
+select {_LINK_COLUMNS} from links where target_kind = :kind and target_scope = :scope and target_name = :name
+ order by source_kind, source_scope, source_name, path"""
+LINKS_FROM = f"""
+select {_LINK_COLUMNS} from links where source_kind = :kind and source_scope = :scope and source_name = :name
+ order by path"""
+HOLDERS = """
+select distinct o.kind, o.name from links l
+  join objects o on o.kind = l.source_kind and o.scope = l.source_scope and o.name = l.source_name
+ where l.target_kind = :kind and l.target_scope = :scope and l.target_name = :name and l.holds = 1
+   and o.deleted_at is null
+ order by o.kind, o.name limit 4"""
+
+# -- claims -------------------------------------------------------------------------------------
+
+_LIVE = "(until is null or until > :now)"
+CLAIMS_IN = f"""
+select scope, key, owner, amount, single, until, note from claims
+ where (scope = :scope or (:below = 1 and scope like :inside escape '!')) and {_LIVE} order by scope, key, owner"""
+CLAIMS_OF = f"""
+select scope, key, owner, amount, single, until, note from claims where owner = :owner and {_LIVE} order by scope, key"""
+CLAIM_HOLDERS = "select owner, amount, single, until from claims where scope = :scope and key = :key"
+DROP_CLAIM = "delete from claims where scope = :scope and key = :key and owner = :owner"
+INSERT_CLAIM = """
+insert into claims (scope, key, owner, amount, single, until, note)
+values (:scope, :key, :owner, :amount, :single, :until, :note)"""
+RELEASE_ALL = "delete from claims where owner = :owner"
+RELEASE = "delete from claims where owner = :owner and (scope = :scope or scope like :inside escape '!')"
+DROP_EXPIRED = "delete from claims where until is not null and until <= :now"
+
+# -- records and secrets ------------------------------------------------------------------------
+
+APPEND = """
+insert into records (stream, id, about, at, body) values (:stream, :id, :about, :at, :body)
+on conflict (stream, id) do nothing"""
+RECORDS = """
+select stream, id, about, at, body from records
+ where stream = :stream and (:about = '' or about = :about) order by at desc, id limit :limit"""
+SET_SECRET = """
+insert into secrets (uid, name, sealed) values (:uid, :name, :sealed)
+on conflict (uid, name) do update set sealed = :sealed"""
+SECRET = "select sealed from secrets where uid = :uid and name = :name"  # noqa: S105 - a statement, not a password
+FORGET_SECRETS = "delete from secrets where uid = :uid"
