@@ -44,7 +44,7 @@ class Record:
     disks: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     failed_starts: int = 0  # in a row
-    stopping_since: float = 0.0
+    stopping_since: float = 0.0  # this and the next two in seconds since the host's boot
     pressed_at: float = 0.0
     quit_at: float = 0.0
 
