@@ -44,7 +44,7 @@ class Deadline:
         program = str(command[0])
         try:
             done = subprocess.run(
-                [str(word) for word in command], cwd=cwd, input=text, text=True, capture_output=True,
+                [str(word) for word in command], cwd=cwd, input=text, text=True, capture_output=True, check=False,
                 timeout=max(0.1, self._end - time.monotonic()), env=_environment(),
             )  # fmt: skip
         except FileNotFoundError as error:

@@ -109,7 +109,9 @@ class QemuCompute:
         """Step towards `wanted` and say what is there. Raises Retry, Refused."""
         async with self._pass(wanted.uid, create=True) as seen:
             if wanted.generation < seen.record.generation:
-                raise Refused("StaleGeneration", f"generation {seen.record.generation} of this machine was seen already")
+                raise Refused(
+                    "StaleGeneration", f"generation {seen.record.generation} of this machine was seen already"
+                )
             if wanted.generation > seen.record.generation:
                 seen.record = replace(seen.record, generation=wanted.generation, failed_starts=0)
                 if seen.record.phase is not Phase.STOPPED or wanted.running:

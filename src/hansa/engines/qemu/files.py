@@ -24,7 +24,7 @@ def write_json(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> None:
 def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` at once and for good."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

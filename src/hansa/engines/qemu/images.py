@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -123,7 +122,7 @@ class ImageStore:
         link = self.cache / f"latest-{family}"
         if not link.is_symlink():
             return None
-        folder = self.cache / os.readlink(link)
+        folder = self.cache / link.readlink()
         image = image_in(folder)
         return image if image and image.disk.exists() and self._recipe(family) == _recipe_of(folder) else None
 

@@ -55,9 +55,10 @@ class Record:
     def parse(cls, document: dict[str, Any]) -> Record:
         """Unknown words of a later version are passed over."""
         known = {field.name for field in fields(cls)}
-        words = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+        words: dict[str, Any] = {name: value for name, value in document.items() if name in known}
+        words |= {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
         words["phase"] = Phase(words.get("phase", Phase.STOPPED))
-        return cls(**{name: value for name, value in words.items() if name in known})
+        return cls(**words)
 
 
 class Step(StrEnum):

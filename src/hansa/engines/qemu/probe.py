@@ -71,7 +71,8 @@ def probe(images: ImageStore, qemu_version: str) -> Accelerator:
     if image is None:
         return Accelerator(TCG, "not probed yet: the tiny image is missing", final=False)
     why = in_child(_ioctls, _IOCTL_LIMIT_S) or _boot(image)
-    answer = Accelerator(TCG, f"KVM does not work here: {why}") if why else Accelerator(KVM, "a kernel booted under KVM")
+    works = Accelerator(KVM, "a kernel booted under KVM")
+    answer = Accelerator(TCG, f"KVM does not work here: {why}") if why else works
     kept = {"key": _key(qemu_version), "name": answer.name, "reason": answer.reason, "at": time.time()}
     write_json(_answer(images), kept, mode=0o644)
     return answer

@@ -120,7 +120,7 @@ def adopt(pid: int, cloud: str, uid: str, start_ticks: int | None) -> Process | 
         return None
     try:
         handle = os.pidfd_open(pid)
-    except (ProcessLookupError, OSError):
+    except OSError:
         return None
     found = stat(pid)
     proved = found is not None and start_ticks in (None, found.start_ticks) and guest_of(pid) == (cloud, uid)
@@ -137,9 +137,9 @@ def adopt(pid: int, cloud: str, uid: str, start_ticks: int | None) -> Process | 
 def scan(cloud: str) -> dict[str, list[int]]:
     """Every live QEMU of `cloud`: pids by machine uid. Reads all of /proc, so not on every pass."""
     found: dict[str, list[int]] = {}
-    for entry in os.listdir(_PROC):
-        if entry.isdigit() and (guest := guest_of(int(entry))) and guest[0] == cloud:
-            found.setdefault(guest[1], []).append(int(entry))
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (guest := guest_of(int(entry.name))) and guest[0] == cloud:
+            found.setdefault(guest[1], []).append(int(entry.name))
     return found
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from hansa.errors import Refused, Retry
 
@@ -37,7 +38,7 @@ class Finder:
         path = shutil.which(SYSTEM)
         if path is None or shutil.which(IMG) is None:
             return None
-        changed = os.stat(path).st_mtime
+        changed = Path(path).stat().st_mtime
         if self._known is None or self._known[:2] != (path, changed):
             self._known = (path, changed, await _ask(path))
         return self._known[2]

@@ -88,7 +88,7 @@ def _network_lines(nic: Nic) -> list[str]:
         "    accept-ra: false",
     ]
     if nic.ipv6 and nic.ipv6_network:
-        lines += ["    addresses:", f"      - \"{nic.ipv6}/{nic.ipv6_network.rpartition('/')[2]}\""]
+        lines += ["    addresses:", f'      - "{nic.ipv6}/{nic.ipv6_network.rpartition("/")[2]}"']
         if nic.ipv6_gateway:
             lines.append(f'    gateway6: "{nic.ipv6_gateway}"')
     return lines

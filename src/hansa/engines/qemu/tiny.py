@@ -58,7 +58,8 @@ _SCRIPTS = {
     "etc/scsi-by-id": "scsi-by-id",
 }
 _FOLDERS = (
-    "proc", "sys", "dev", "run", "tmp", "mnt", "root", "home", "etc/dropbear", "etc/acpi/PWRF", "var/log", "var/lib/tiny",
+    "proc", "sys", "dev", "run", "tmp", "mnt", "root", "home", "etc/dropbear", "etc/acpi/PWRF",
+    "var/log", "var/lib/tiny",
 )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def _busybox(tree: Path, root: Path, deadline: Deadline) -> None:
 def _programs(tree: Path, root: Path, deadline: Deadline) -> None:
     """The programs that are not busybox, with the libraries that the guest's own loader finds for them."""
     loader = tree / _LOADER
-    real = tree / os.readlink(loader).lstrip("/") if loader.is_symlink() else loader
+    real = tree / str(loader.readlink()).lstrip("/") if loader.is_symlink() else loader
     _put(root / _LOADER, real.read_bytes(), 0o755)
     search = ":".join(str(tree / folder) for folder in _LIBRARIES)
     for program in _DYNAMIC:
