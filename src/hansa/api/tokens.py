@@ -76,6 +76,15 @@ def _no_grant(message: str) -> Declined:
     return Declined("invalid_grant", message)
 
 
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """What an access token is traded for: `name` and `proof` let `caller` ask whether it still counts."""
+
+    name: str
+    proof: str
+    life_s: float
+
+
 class TokenService:
     """`issuer` is `issuer_of(this cloud's own base URL)`: fixed, never taken from a request."""
 
@@ -203,7 +212,7 @@ class TokenService:
         rs256 = credential.spec.rs256_jwt
         life_s = (rs256.access_token_lifetime if rs256 is not None else None) or ASSERTED_ACCESS_S
         left_s = parse_rfc3339(credential.spec.expires_at) - now
-        return self._access(account, client, credential.name, credential.uid, min(life_s, left_s), now)
+        return self._access(account, client, _Basis(credential.name, credential.uid, min(life_s, left_s)), now)
 
     # -- users --------------------------------------------------------------------------------------
 
@@ -218,7 +227,7 @@ class TokenService:
         for _ in range(_ATTEMPTS):
             try:
                 return await self._refreshed(text, client)
-            except Conflict:  # somebody traded the same token at this moment: look again
+            except (Conflict, NotFound):  # somebody traded the same token at this moment: look again
                 continue
         raise Retry("this refresh token is being traded by many at once")
 
@@ -236,8 +245,8 @@ class TokenService:
         if token.spec.rotates:
             text, token = await self._rotated(user, token, now)
         life_s = min(self._settings.access_token_s, token.spec.expires_at - now)
-        proof = token.spec.digest[:PROOF_LENGTH]
-        return {**self._access(user, client, token.name, proof, life_s, now), "refresh_token": text}
+        basis = _Basis(token.name, token.spec.digest[:PROOF_LENGTH], life_s)
+        return {**self._access(user, client, basis, now), "refresh_token": text}
 
     async def _presented(self, text: str) -> tuple[User, RefreshToken]:
         """The user and the stored half of a refresh token. One answer for all that is wrong."""
@@ -281,11 +290,9 @@ class TokenService:
 
     # -- both ---------------------------------------------------------------------------------------
 
-    def _access(
-        self, account: AnyResource, client: str, via: str, proof: str, life_s: float, now: float
-    ) -> dict[str, Any]:
-        """The answer with an access token. `via` and `proof` name what it was traded for, for `caller`."""
-        life = max(1, int(min(life_s, LONGEST_ACCESS_S)))
+    def _access(self, account: AnyResource, client: str, basis: _Basis, now: float) -> dict[str, Any]:
+        """The answer with an access token, never valid for longer than an hour."""
+        life = max(1, int(min(basis.life_s, LONGEST_ACCESS_S)))
         claims = {
             "iss": self._issuer,
             "aud": AUDIENCE,
@@ -295,8 +302,8 @@ class TokenService:
             "jti": self._ids.token(),
             "client_id": client,
             "account": account.ref,
-            "via": via,
-            "proof": proof,
+            "via": basis.name,
+            "proof": basis.proof,
         }
         return {"access_token": self._keys.sign(claims), "token_type": "Bearer", "expires_in": life, "scope": SCOPES}
 

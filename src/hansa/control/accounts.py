@@ -71,8 +71,8 @@ def _new_key(credential: str) -> dict[str, Any]:
     return {**key.as_dict(private=True), "kid": kid, "alg": "RS256", "use": "sig"}
 
 
-def revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
-    """What makes a credential worthless, within a second for tokens that were had with it. Pure.
+async def revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
+    """What makes a credential worthless, within a second for tokens that were had with it.
 
     Nothing for one that is revoked already. No reconciler writes the status of a living credential, so
     that none can undo this.

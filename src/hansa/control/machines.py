@@ -140,22 +140,20 @@ class Machines:
         engine = world.engines.compute(host)
         if engine is None:
             return self._wait(it, world, "HostGone", f"host {host} is not in the fleet any more")
-        if it.spec.running and self._resting(it, world):
-            return Outcome(again_in_s=max(0.1, (it.status.not_before or 0) - world.clock.now()))
+        left_s = (it.status.not_before or 0.0) - world.clock.now()
+        if it.spec.running and left_s > 0:
+            return Outcome(again_in_s=left_s)
         resized = await self._resized(it, parts, world)
         addresses = await self._addresses(it, parts, world)
         user_data = await self._user_data(it)
         wanted = machine_of(it, parts, addresses, user_data)
         seen = await engine.observe(it.uid)
-        if seen.state is MachineState.DIED and it.spec.running:
+        if seen.state is MachineState.DIED and it.spec.running and it.status.not_before is None:
             return self._died(it, world, seen)
         report = await engine.apply(wanted)
         report_of_host = await world.get(Host, Key("Host", "", host))
         outcome = await self._seen(it, parts, report, addresses, report_of_host, world)
         return replace(outcome, also=(*resized, *outcome.also))
-
-    def _resting(self, it: VirtualMachine, world: World) -> bool:
-        return it.status.not_before is not None and world.clock.now() < it.status.not_before
 
     async def _resized(self, it: VirtualMachine, parts: Parts, world: World) -> tuple[Write, ...]:
         """A profile that changed while it was stopped changes what is claimed of the host."""
@@ -237,7 +235,6 @@ class Machines:
             decision=it.status.decision,
             started_for=it.generation if running else it.status.started_for,
             failures=0 if steady else it.status.failures,
-            not_before=None if steady or not it.spec.running else it.status.not_before,
             mac=it.status.mac,
         )
         if state == "Stopped" and not it.spec.running:

@@ -417,10 +417,14 @@ class QemuCompute:
             async with self._monitor(seen.folder).session() as session:
                 await session.press_power()
 
-    async def _quit(self, folder: MachineFolder) -> None:
-        with contextlib.suppress(Retry):  # SIGKILL follows
+    async def _quit(self, folder: MachineFolder) -> bool:
+        """Ask QEMU to end in order. False when it does not listen: SIGKILL follows."""
+        try:
             async with self._monitor(folder).session() as session:
                 await session.quit()
+        except Retry:
+            return False
+        return True
 
     async def _kill(self, seen: _Pass) -> None:
         if seen.process is not None:
@@ -433,8 +437,7 @@ class QemuCompute:
 
     async def _end(self, folder: MachineFolder, running: Process) -> bool:
         """Ask QEMU to end in order, then end it. True once it is gone."""
-        await self._quit(folder)
-        if await running.ended(_QUIT_LIMIT_S):
+        if await self._quit(folder) and await running.ended(_QUIT_LIMIT_S):
             return True
         running.kill()
         return await running.ended(_KILL_LIMIT_S)

@@ -1,0 +1,72 @@
+"""Which reconciler and which admission goes with which kind: two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from hansa.control.accounts import Credentials, ServiceAccounts, credential_born, service_account_born
+from hansa.control.disks import Disks
+from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
+from hansa.control.hosts import Hosts
+from hansa.control.machines import Machines, Unseal, machine_amended, machine_born, machine_preview
+from hansa.control.networks import SubnetsOf, VirtualPrivateClouds, guard_default, subnet_born, vpc_born
+from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
+from hansa.control.projects import Projects, project_born
+from hansa.control.world import Reconciler, World
+from hansa.kinds.resource import AnyResource, Status
+from hansa.kinds.sovereignty import SovereigntyPolicy
+from hansa.store.port import Admission, Birth
+
+
+class Policies:
+    """A policy holds from the moment it is stored: nothing is left to do."""
+
+    kind = SovereigntyPolicy
+
+    async def reconcile(self, it: AnyResource, world: World) -> Outcome:
+        if it.deleting:
+            return Outcome(gone=True)
+        return Outcome(Status(conditions=conditions(it, world.clock.now(), True, "Available")))
+
+
+def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
+    table: tuple[Any, ...] = (
+        Disks(), Machines(unseal), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(), SecurityGroups(), PublicIPs(),
+        Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(),
+    )  # fmt: skip
+    return {r.kind.kind: r for r in table}
+
+
+def admissions(world: World) -> dict[str, Admission]:
+    def bound(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        return partial(_with_world, call, world)
+
+    return {
+        "Project": Admission(born=bound(project_born)),
+        "VirtualPrivateCloud": Admission(born=bound(vpc_born), guard=bound(guard_default)),
+        "Subnet": Admission(born=bound(subnet_born), guard=bound(guard_default)),
+        "SecurityGroup": Admission(born=bound(security_group_born)),
+        "PlacementGroup": Admission(born=bound(group_born)),
+        "ServiceAccount": Admission(born=bound(service_account_born)),
+        "ServiceAccountCredential": Admission(born=bound(credential_born)),
+        "Disk": Admission(born=bound(_waiting)),
+        "PublicIP": Admission(born=bound(_waiting)),
+        "SovereigntyPolicy": Admission(born=bound(_at_once)),
+        "VirtualMachine": Admission(
+            born=bound(machine_born), amend=bound(machine_amended), preview=bound(machine_preview)
+        ),
+    }
+
+
+async def _with_world(call: Callable[..., Awaitable[Any]], world: World, *objects: AnyResource) -> Any:
+    return await call(*objects, world)
+
+
+async def _waiting(it: AnyResource, world: World) -> Birth:
+    return Birth(born_waiting(world.clock.now()))
+
+
+async def _at_once(it: AnyResource, world: World) -> Birth:
+    return Birth(born_ready(world.clock.now()), observed=1, due=False)
