@@ -125,7 +125,9 @@ class SimulatedCompute:
         if guest is None:
             return MachineReport(uid, MachineState.ABSENT)
         devices = tuple(f"/dev/vd{chr(ord('a') + i)}" for i in range(guest.disks))
-        return MachineReport(uid, guest.state, guest.generation, "simulated", started_at=guest.started_at, devices=devices)
+        return MachineReport(
+            uid, guest.state, guest.generation, "simulated", started_at=guest.started_at, devices=devices
+        )
 
 
 class SimulatedVolumes:

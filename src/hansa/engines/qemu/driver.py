@@ -39,7 +39,7 @@ STEP_BUDGET_S = 1.5
 START_LIMIT_S = 5.0
 FAILED_STARTS_MAX = 3
 
-_POLL_S = 0.03
+_POLL_S, _FIRST_POLL_S = 0.03, 0.005
 _QUIT_LIMIT_S, _KILL_LIMIT_S = 2.0, 5.0
 
 _STATES = {
@@ -104,6 +104,12 @@ class QemuCompute:
             engine=f"qemu {qemu.version}" if qemu else "qemu",
             message=accelerator.reason if accelerator else program.INSTALL,
         )
+
+    async def probe_again(self) -> HostReport:
+        """Forget what was found out about the accelerator, and find it out again."""
+        self._accelerator = None
+        await asyncio.to_thread(probe.forget, self._images)
+        return await self.host()
 
     async def apply(self, wanted: Machine) -> MachineReport:
         """Step towards `wanted` and say what is there. Raises Retry, Refused."""
@@ -265,7 +271,7 @@ class QemuCompute:
             try:
                 await self._go_on(seen)
             except Retry:
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(_FIRST_POLL_S)
             else:
                 if seen.record.failed_starts:
                     seen.record = replace(seen.record, failed_starts=0)

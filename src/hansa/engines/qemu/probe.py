@@ -78,6 +78,11 @@ def probe(images: ImageStore, qemu_version: str) -> Accelerator:
     return answer
 
 
+def forget(images: ImageStore) -> None:
+    """The next question probes again."""
+    _answer(images).unlink(missing_ok=True)
+
+
 def in_child(work: Callable[[], None], limit_s: float) -> str:
     """Run `work` in a forked child; empty when it went well, else why not. A stuck child is left behind."""
     pid = os.fork()

@@ -1,0 +1,54 @@
+"""`hansa why`: one screen that explains the state of one object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hansa.cli.options import client_of, placed
+from hansa.sdk import names
+
+
+@click.command("why")
+@click.argument("words", nargs=-1, required=True, metavar="KIND NAME | KIND/NAME")
+@placed
+def why_command(words: tuple[str, ...], **place: Any) -> None:
+    """Why an object is as it is: conditions, the placement's decision, what it waits for, what is due.
+
+    \b
+      hansa why vm/web-1
+    """
+    client = client_of(**place)
+    for target in names.targets(words):
+        if target.name is None:
+            raise click.UsageError("say which one: KIND NAME")
+        click.echo("\n".join(screen(client.request("GET", client.path_of(target) + "/why"))))
+
+
+def screen(why: dict[str, Any]) -> list[str]:
+    """The lines of the screen. Pure."""
+    lines = [why["summary"]]
+    if why["help"]:
+        lines.append(f"  {why['help']}")
+    lines += ["", "conditions"]
+    for c in why["conditions"]:
+        lines.append(f"  {c['type']:<16} {c['status']:<7} {c['reason']:<20} {c.get('message', '')}".rstrip())
+    if decision := why["decision"]:
+        lines += ["", f"placement  (decision {decision['id']}, {decision['at']})"]
+        lines += [f"  chosen   {c['host']}" for c in decision["chosen"]] or ["  chosen   none"]
+        lines += [f"  ranked   {r['host']:<16} cost {r['cost']}" for r in decision.get("ranked", [])[1:4]]
+        for r in decision["refused"]:
+            lines.append(f"  refused  {r['hosts']:>3} host(s)  {r['reason']:<18} {r['message']}")
+    for title, key in (("points at", "pointsAt"), ("pointed at by", "pointedAtBy")):
+        if why[key]:
+            lines += ["", title]
+            for p in why[key]:
+                state = {True: "ready", False: "not ready", None: "-"}[p["ready"]]
+                lines.append(f"  {names.short_ref(p['ref']):<36} {state:<10} {p['reason']}".rstrip())
+    lines += ["", "work"]
+    due = why["due"]
+    lines.append(f"  next look  {'in %.0f s' % max(0, due['in']) if due['in'] is not None else 'when something changes'}")
+    if why["attempts"]["failures"] or why["attempts"]["lastError"]:
+        lines.append(f"  attempts   {why['attempts']['failures']} failed in a row; last: {why['attempts']['lastError']}")
+    return lines
