@@ -76,7 +76,5 @@ def read_fleet(path: Path | None) -> FleetFile:
     except yaml.YAMLError as error:
         raise Invalid(f"{name}: no YAML: {error}") from error
     except ValidationError as error:
-        found = tuple(
-            FieldError(".".join(str(p) for p in e["loc"]), e["msg"]) for e in error.errors(include_url=False)
-        )
+        found = tuple(FieldError(".".join(str(p) for p in e["loc"]), e["msg"]) for e in error.errors(include_url=False))
         raise Invalid(f"{name}: " + "; ".join(f"{f.path}: {f.message}" for f in found[:5]), fields=found) from error

@@ -178,7 +178,12 @@ async def write_places(store: Store, ids: Ids, fleet: FleetFile, *, stand_ins: b
                  "source": zone.source}, {},
             )  # fmt: skip
         for host in region.hosts:
-            room = {"vCPUs": host.vcpus, "memoryBytes": host.memory_gb * 10**9, "gpuModel": host.gpu_model, "gpus": host.gpus}
+            room = {
+                "vCPUs": host.vcpus,
+                "memoryBytes": host.memory_gb * 10**9,
+                "gpuModel": host.gpu_model,
+                "gpus": host.gpus,
+            }
             wanted[Key("Host", "", host.id)] = (
                 {"region": region.id, "zone": host.zone, "simulated": not host.real, "capacity": room}, {},
             )  # fmt: skip
@@ -196,7 +201,9 @@ async def _match(store: Store, ids: Ids, wanted: dict[Key, tuple[Document, Docum
         try:
             stored = await store.get(key)
         except NotFound:
-            writes.append(Create(key, ids.uid(), spec, status=status, observed=0 if looked_after else 1, due=looked_after))
+            writes.append(
+                Create(key, ids.uid(), spec, status=status, observed=0 if looked_after else 1, due=looked_after)
+            )
             continue
         if stored.spec != spec:
             writes.append(Update(key, stored.user_revision, spec=spec, observed=None if looked_after else 1))

@@ -14,6 +14,7 @@ STOPPING = replace(STARTED, phase=Phase.STOPPING, stopping_since=100.0, pressed_
     ("record", "status", "step"),
     [
         (Record("u"), None, Step.START),
+        (Record("u"), "running", Step.KILL),
         (STARTED, None, Step.START),
         (STARTED, "prelaunch", Step.CONTINUE),
         (STARTED, "running", Step.NOTHING),

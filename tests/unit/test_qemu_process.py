@@ -34,7 +34,10 @@ def guest(tmp_path: Path, cloud: str, uid: str) -> Iterator[int]:
             os.waitpid(pid, 0)
 
 
-def test_a_spawned_process_has_a_session_of_its_own_and_inherits_nothing(tmp_path: Path, uid: str) -> None:
+def test_a_spawned_process_has_a_session_of_its_own_and_inherits_nothing(
+    tmp_path: Path, uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANSA_TOKEN", "SECRET")
     with guest(tmp_path, CLOUD, uid) as pid:
         assert os.getsid(pid) == pid
         assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1)} == {"/dev/null"}

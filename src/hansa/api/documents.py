@@ -129,7 +129,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
 
 def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     ref = {"$ref": f"#/components/schemas/{kind.kind}"}
-    where = "" if scope == kind.scope else "In" + scope.split("/")[0].capitalize()
+    where = "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
     names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
     operation: Document = {
         "operationId": f"{names[verb]}{kind.kind}{where}",

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SHARED = (
-    click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Data folder of the cloud that is meant."),
+    click.option(
+        "--data", type=click.Path(file_okay=False, path_type=Path), help="Data folder of the cloud that is meant."
+    ),
     click.option("--project", help="Project instead of the default one."),
     click.option("--region", help="Region instead of the default one."),
     click.option("--organization", help="Organisation instead of the default one."),

@@ -110,7 +110,11 @@ def described(item: Document, events: Sequence[Document]) -> str:
     meta, status = item["metadata"], dict(item.get("status") or {})
     found = status.pop("conditions", [])
     lines = [f"{item['kind']} {meta['id']}"]
-    lines += [f"  {name:<18} {meta[name]}" for name in ("project", "region", "uid", "creationTimestamp", "generation") if name in meta]
+    lines += [
+        f"  {name:<18} {meta[name]}"
+        for name in ("project", "region", "uid", "creationTimestamp", "generation")
+        if name in meta
+    ]
     if meta.get("userLabels"):
         lines.append("  labels             " + ", ".join(f"{k}={v}" for k, v in meta["userLabels"].items()))
     for title, part in (("spec", item.get("spec") or {}), ("status", status)):
@@ -124,7 +128,10 @@ def described(item: Document, events: Sequence[Document]) -> str:
 
 
 def event_table(events: Sequence[Document]) -> str:
-    rows = [[e["at"], e["act"], short_ref(e["ref"]), e["reason"] or "-", short_ref(e["by"]) or "-", e["message"] or ""] for e in events]
+    rows = [
+        [e["at"], e["act"], short_ref(e["ref"]), e["reason"] or "-", short_ref(e["by"]) or "-", e["message"] or ""]
+        for e in events
+    ]
     return table(["AT", "ACT", "OBJECT", "REASON", "BY", "MESSAGE"], rows)
 
 
@@ -132,7 +139,11 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:
     """Lines `path: old -> new` for what a merge patch of `new` would change in `old`."""
     if isinstance(new, dict):
         before = old if isinstance(old, dict) else {}
-        return [line for name, value in new.items() for line in changes(before.get(name), value, f"{path}.{name}".lstrip("."))]
+        return [
+            line
+            for name, value in new.items()
+            for line in changes(before.get(name), value, f"{path}.{name}".lstrip("."))
+        ]
     if old == new:
         return []
     return [f"{path}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}"]

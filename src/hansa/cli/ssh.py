@@ -103,7 +103,9 @@ def _first_login(command: list[str], end: float, progress: Progress, target: nam
         last = said[-1] if said else f"ssh ended with {done.returncode}"
         if "Permission denied" in last:
             progress.end()
-            raise Ended("PermissionDenied", f"{target} refuses the key: give the one of spec.osSettings.ssh with -i ({last})")
+            raise Ended(
+                "PermissionDenied", f"{target} refuses the key: give the one of spec.osSettings.ssh with -i ({last})"
+            )
         if time.monotonic() > end:
             raise Retry(f"{target} does not let anybody in: {last}")
         progress.told(Seen("Running", last))

@@ -15,9 +15,15 @@ from hansa.errors import HansaError
 
 
 @click.command("up")
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of all state. [default: hansa-data]")
+@click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of all state. [default: hansa-data]"
+)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 takes a free one. [default: 8080]")
-@click.option("--fleet", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Fleet file instead of the shipped one.")
+@click.option(
+    "--fleet",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Fleet file instead of the shipped one.",
+)
 def up_command(data: Path | None, port: int | None, fleet: Path | None) -> None:
     """Start a whole cloud on this machine, in the foreground.
 
@@ -118,7 +124,9 @@ def _listen(port: int) -> socket.socket:
     try:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
-        raise click.ClickException(f"port {port} on 127.0.0.1 cannot be used: {error.strerror}; give another --port") from error
+        raise click.ClickException(
+            f"port {port} on 127.0.0.1 cannot be used: {error.strerror}; give another --port"
+        ) from error
     return listener
 
 

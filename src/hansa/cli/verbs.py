@@ -70,7 +70,11 @@ def _print(found: list[tuple[names.Known, list[dict[str, Any]]]], output: str, *
     for i, (known, some) in enumerate(shown):
         if len(shown) > 1:
             click.echo(("\n" if i else "") + known.collection)
-        click.echo(show.listing(known, some) if some else f"no {known.collection} here; `hansa explain {known.called}` says how to make one")
+        click.echo(
+            show.listing(known, some)
+            if some
+            else f"no {known.collection} here; `hansa explain {known.called}` says how to make one"
+        )
 
 
 @click.command("describe")
@@ -224,5 +228,3 @@ def events_command(words: tuple[str, ...], watch: bool, limit: int, **place: Any
         if fresh:
             click.echo(show.event_table(fresh).split("\n", 1)[1])
             found = fresh
-
-

@@ -82,7 +82,9 @@ class Disks:
                 message = f"image needs {human_size(report.size_bytes)}, disk has {asked}: set spec.diskSize"
                 return Outcome(_status(it, world, False, "DiskTooSmall", message, zone=zone))
             case _:
-                return Outcome(_status(it, world, False, "ImageUnavailable", report.message, zone=zone), again_in_s=30.0)
+                return Outcome(
+                    _status(it, world, False, "ImageUnavailable", report.message, zone=zone), again_in_s=30.0
+                )
 
     async def _usage(self, it: Disk, world: World) -> tuple[DiskUsage, ...]:
         machines = await world.pointing(VirtualMachine, it.key)

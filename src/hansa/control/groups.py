@@ -57,9 +57,7 @@ class SecurityGroups:
             return Outcome(gone=True)
         machines = await world.pointing(VirtualMachine, it.key)
         message = "rules are stored; nothing passes between machines yet, so nothing needs to be filtered"
-        said = conditions(
-            it, world.clock.now(), True, "Available", "", ("Enforced", False, "NotFiltered", message)
-        )
+        said = conditions(it, world.clock.now(), True, "Available", "", ("Enforced", False, "NotFiltered", message))
         return Outcome(SecurityGroupStatus.model_validate({"conditions": said, "members": memberships(it, machines)}))
 
 
@@ -79,9 +77,7 @@ class PublicIPs:
         address = mine or _first_free({h.claim.key for h in held})
         users = await world.pointing(VirtualMachine, it.key)
         message = "an address of a documentation range: nothing is forwarded to it on this host yet"
-        said = conditions(
-            it, world.clock.now(), True, "Available", "", ("Forwarded", False, "NotFiltered", message)
-        )
+        said = conditions(it, world.clock.now(), True, "Available", "", ("Forwarded", False, "NotFiltered", message))
         status = PublicIPStatus.model_validate({
             "conditions": said, "publicIPv4Address": address, "usedByRef": users[0].ref if users else None,
         })  # fmt: skip

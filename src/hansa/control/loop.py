@@ -17,7 +17,7 @@ import structlog
 from hansa.clock import parse_rfc3339, rfc3339
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
-from hansa.errors import Conflict, Full, HansaError, NotFound, Refused, Retry
+from hansa.errors import Conflict, Full, NotFound, Refused, Retry
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.store.port import Forget, Lease, SetStatus, Settle, Write

@@ -115,7 +115,11 @@ class Machines:
         record = Append("decisions", identity, it.uid, body)
         if not decision.host:
             reason, message = refusal(decision)
-            if it.status.decision and it.status.condition("Ready") and it.status.virtual_machine_status == "ProvisioningFailed":
+            if (
+                it.status.decision
+                and it.status.condition("Ready")
+                and it.status.virtual_machine_status == "ProvisioningFailed"
+            ):
                 record, identity = None, it.status.decision  # said already: a repeated refusal is no new decision
             status = it.status.model_copy(update={
                 "virtual_machine_status": "ProvisioningFailed", "decision": identity, "placement": _zone(it),
@@ -131,7 +135,9 @@ class Machines:
             "virtual_machine_status": "Starting" if it.status.started_for else "Creating",
             "mac": mac_of(it.uid),
         })  # fmt: skip
-        return Outcome(status, again_in_s=0.0, also=(Reserve(it.uid, claims), record) if record else (Reserve(it.uid, claims),))
+        return Outcome(
+            status, again_in_s=0.0, also=(Reserve(it.uid, claims), record) if record else (Reserve(it.uid, claims),)
+        )
 
     # -- applying ---------------------------------------------------------------------------
 
@@ -213,13 +219,24 @@ class Machines:
     # -- reporting --------------------------------------------------------------------------
 
     async def _seen(
-        self, it: VirtualMachine, parts: Parts, report: MachineReport, addresses: MachineAddresses, host: Host | None, world: World
+        self,
+        it: VirtualMachine,
+        parts: Parts,
+        report: MachineReport,
+        addresses: MachineAddresses,
+        host: Host | None,
+        world: World,
     ) -> Outcome:
         state, ready, reason, message = judge(it, report, simulated=host is not None and host.status.simulated)
         if ready and it.spec.networking.public_ip_ref and addresses.public_ipv4_address is None:
             ready, reason, message = False, "WaitingForReference", "its public address is not assigned yet"
         now, running = world.clock.now(), report.state is MachineState.RUNNING
-        filtered = ("NetworkFiltered", False, "NotFiltered", "security groups are stored; nothing passes between machines yet")
+        filtered = (
+            "NetworkFiltered",
+            False,
+            "NotFiltered",
+            "security groups are stored; nothing passes between machines yet",
+        )
         steady = ready and (report.started_at == 0 or now - report.started_at > RESTART_MAX_S)
         status = VirtualMachineStatus(
             conditions=conditions(it, now, ready, reason, message, filtered),
@@ -241,7 +258,9 @@ class Machines:
             return Outcome(status)
         transitional = report.state in (MachineState.STARTING, MachineState.STOPPING)
         transitional = transitional or (report.state is MachineState.ABSENT and it.spec.running)
-        return Outcome(status, again_in_s=POLL_S if transitional or not ready and running else None, expect_s=READY_WITHIN_S)
+        return Outcome(
+            status, again_in_s=POLL_S if transitional or not ready and running else None, expect_s=READY_WITHIN_S
+        )
 
     # -- going ------------------------------------------------------------------------------
 
@@ -260,7 +279,12 @@ def judge(it: VirtualMachine, report: MachineReport, *, simulated: bool) -> tupl
     """State for clients, Ready or not, reason, message: the observed against the wished."""
     match report.state:
         case MachineState.RUNNING if it.spec.running:
-            return "Running", True, "Simulated" if simulated else "Available", "no real machine stands behind it" if simulated else ""
+            return (
+                "Running",
+                True,
+                "Simulated" if simulated else "Available",
+                "no real machine stands behind it" if simulated else "",
+            )
         case MachineState.POWERED_OFF if it.spec.running:
             message = f"the guest switched itself off; `hansa start {it.name}` starts it again"
             return "Stopped", False, "GuestPoweredOff", message
@@ -487,7 +511,9 @@ async def check_group(it: VirtualMachine, world: World) -> None:
         return
     members = [m for m in await world.pointing(VirtualMachine, group.key) if m.uid != it.uid]
     if len(members) >= GROUP_MEMBERS_MAX:
-        raise Full("groups", group.name, f"placement group {group.name} holds {GROUP_MEMBERS_MAX} machines, the most it may")
+        raise Full(
+            "groups", group.name, f"placement group {group.name} holds {GROUP_MEMBERS_MAX} machines, the most it may"
+        )
 
 
 async def machine_preview(it: AnyResource, world: World) -> Document:

@@ -71,9 +71,7 @@ async def vpc_born(it: AnyResource, world: World) -> Birth:
     """Usable at once: the assigned blocks stand in the first answer."""
     assert isinstance(it, VirtualPrivateCloud)
     block, claim = await free_vpc_block(it.uid, world)
-    return Birth(
-        _vpc_document(it, world, block), observed=1, also=(Reserve(it.uid, (claim,)),), due=False
-    )
+    return Birth(_vpc_document(it, world, block), observed=1, also=(Reserve(it.uid, (claim,)),), due=False)
 
 
 def _vpc_document(it: VirtualPrivateCloud, world: World, block: str) -> Document:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hansa.control.networks import default_network
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
-from hansa.control.networks import default_network
 from hansa.errors import Invalid
 from hansa.kinds.fleet import Region, Zone
 from hansa.kinds.iam import Organization, Project
@@ -52,4 +52,3 @@ class Projects:
 
     async def _held(self, it: AnyResource, world: World) -> bool:
         return any(p.holds for p in await world.store.pointers_to(it.key))
-

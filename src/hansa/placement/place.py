@@ -72,7 +72,9 @@ def _ranked(request: Request, fleet: FleetView, rows: np.ndarray) -> list[Ranked
     cpu = request.vcpus / np.maximum(fleet.free_vcpus[rows], 1)
     memory = request.memory_bytes / np.maximum(fleet.free_memory_bytes[rows], 1)
     found = [
-        Ranked(fleet.hosts[row].name, round(float(c + m), 6), (("cpu", round(float(c), 6)), ("memory", round(float(m), 6))))
+        Ranked(
+            fleet.hosts[row].name, round(float(c + m), 6), (("cpu", round(float(c), 6)), ("memory", round(float(m), 6)))
+        )
         for row, c, m in zip(rows, cpu, memory, strict=True)
     ]
     return sorted(found, key=lambda r: (r.cost, r.host))

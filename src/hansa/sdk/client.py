@@ -217,9 +217,7 @@ class Client:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.tokens.access()}", "Accept": "application/json"}
 
-    def wait_for(
-        self, path: str, what: str, until: str, timeout_s: float, told: Callable[[Seen], None]
-    ) -> Document:
+    def wait_for(self, path: str, what: str, until: str, timeout_s: float, told: Callable[[Seen], None]) -> Document:
         """As `wait`, by path; `what` names it in messages."""
         end, pause_s = time.monotonic() + timeout_s, POLL_S_FIRST
         while True:
@@ -309,7 +307,6 @@ def _ended(found: Document) -> bool:
 
 def _known(kind: type[R] | str) -> Known:
     return names.named(kind if isinstance(kind, str) else kind.kind)
-
 
 
 __all__ = ["Client", "Gone", "HansaError", "Seen", "condition", "judge"]

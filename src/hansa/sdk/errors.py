@@ -80,4 +80,3 @@ def of_answer(status: int, body: Any, what: str) -> HansaError:
     if document.get("help"):
         error.add_note(str(document["help"]))
     return error
-

@@ -208,7 +208,12 @@ class _Pen:
                 await self._release(write)
             case Append():
                 await self._tx.all(
-                    sql.APPEND, stream=write.stream, id=write.id, about=write.about, at=self._now, body=_json(write.body)
+                    sql.APPEND,
+                    stream=write.stream,
+                    id=write.id,
+                    about=write.about,
+                    at=self._now,
+                    body=_json(write.body),
                 )
             case SetSecret():
                 await self._tx.all(sql.SET_SECRET, uid=write.uid, name=write.name, sealed=write.sealed)
@@ -232,7 +237,13 @@ class _Pen:
         texts = _texts(fresh)
         revision = await self._change(fresh, "create", texts)
         await self._tx.all(
-            sql.INSERT_OBJECT, uid=it.uid, revision=revision, at=self._now, observed=it.observed, **texts, **_key(it.key)
+            sql.INSERT_OBJECT,
+            uid=it.uid,
+            revision=revision,
+            at=self._now,
+            observed=it.observed,
+            **texts,
+            **_key(it.key),
         )
         if it.links:
             await self._link(it.key, it.uid, it.links)
@@ -274,7 +285,18 @@ class _Pen:
         generation = old.generation + (spec != old.spec)
         observed = old.observed if it.observed is None else generation
         fresh = Stored(
-            it.key, old.uid, old.created_at, generation, 0, 0, observed, None, labels, old.system_labels, spec, old.status
+            it.key,
+            old.uid,
+            old.created_at,
+            generation,
+            0,
+            0,
+            observed,
+            None,
+            labels,
+            old.system_labels,
+            spec,
+            old.status,
         )
         texts = _texts(fresh)
         revision = await self._change(fresh, "update", texts)
@@ -318,7 +340,9 @@ class _Pen:
         if old.deleted_at is not None:
             return
         if not it.force and (holders := await self._tx.all(sql.HOLDERS, **_key(it.key))):
-            names = ", ".join(f"{kind} {name}" for kind, name in holders[:3]) + (" and more" if len(holders) > 3 else "")
+            names = ", ".join(f"{kind} {name}" for kind, name in holders[:3]) + (
+                " and more" if len(holders) > 3 else ""
+            )
             raise InUse(f"InUse: {it.key} is used by {names}")
         fresh = Stored(
             it.key, old.uid, old.created_at, old.generation, 0, 0, old.observed, self._now, old.labels,

@@ -17,7 +17,7 @@ from hansa.engines.ports import Held, Volume, VolumeReport, VolumeState
 from hansa.engines.qemu import program
 from hansa.engines.qemu.files import read_json, sync_folder, write_json
 from hansa.engines.qemu.images import Building, Image, ImageStore, Unavailable
-from hansa.engines.qemu.names import checked
+from hansa.engines.qemu.names import checked, is_uid
 from hansa.engines.qemu.qcow2 import head
 from hansa.errors import Refused, Retry
 from hansa.units import MIB, human_size
@@ -125,8 +125,8 @@ class QemuVolumes:
     def _list(self) -> list[Held]:
         if not self._folder.is_dir():
             return []
-        uids = {entry.name.partition(".")[0] for entry in self._folder.iterdir() if not entry.name.startswith(".")}
-        return [Held(uid, (read_json(self._notes(uid)) or {}).get("generation", 0)) for uid in sorted(uids)]
+        uids = sorted({entry.name.partition(".")[0] for entry in self._folder.iterdir()})
+        return [Held(uid, (read_json(self._notes(uid)) or {}).get("generation", 0)) for uid in uids if is_uid(uid)]
 
 
 def _commit(part: Path, path: Path) -> None:

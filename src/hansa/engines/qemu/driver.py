@@ -30,6 +30,7 @@ from hansa.engines.qemu.disks import disk_path
 from hansa.engines.qemu.folder import Folders, MachineFolder
 from hansa.engines.qemu.images import ImageStore, image_in
 from hansa.engines.qemu.monitor import Monitor
+from hansa.engines.qemu.names import is_uid
 from hansa.engines.qemu.plan import Phase, Record, Step
 from hansa.engines.qemu.process import Process
 from hansa.engines.qemu.qcow2 import head
@@ -134,7 +135,7 @@ class QemuCompute:
         """End every process of this machine and delete its files. True once nothing is left."""
         folder = self._folders.of(uid)
         record = folder.read()
-        pids = (await asyncio.to_thread(process.scan, self._cloud)).get(uid, [])
+        pids = await self._scan_for(uid)
         if record and self._recorded_ticks(record):
             pids.append(record.pid)
         for pid in dict.fromkeys(pids):
@@ -153,7 +154,7 @@ class QemuCompute:
     async def held(self) -> Sequence[Held]:
         """Machines with a folder or a live process of this cloud; generation 0 where no record says more."""
         alive = await asyncio.to_thread(process.scan, self._cloud)
-        uids = sorted({*self._folders.uids(), *alive})
+        uids = sorted({*self._folders.uids(), *filter(is_uid, alive)})
         records = {uid: self._folders.of(uid).read() for uid in uids}
         return [Held(uid, record.generation if record else 0) for uid, record in records.items()]
 
@@ -179,12 +180,16 @@ class QemuCompute:
     async def _converge(self, wanted: Machine, seen: _Pass) -> MachineReport:
         """Step after step, until there is nothing to do, something must be waited for, or the time is up."""
         end = time.monotonic() + STEP_BUDGET_S
+        started = False
         while True:
             status = await self._status_or_silent(wanted, seen)
             step = plan.next_step(running=wanted.running, record=seen.record, status=status, now=_uptime_s())
             if step is Step.NOTHING or time.monotonic() >= end:
                 break
             if step is Step.START:
+                if started:
+                    break  # it ended at once: the caller decides when to try again
+                started = True
                 end += START_LIMIT_S
             await self._take(step, wanted, seen)
         if seen.process and status == "running":
@@ -228,9 +233,8 @@ class QemuCompute:
 
     async def _start(self, wanted: Machine, seen: _Pass) -> None:
         """Spawn paused, record whose process it is, then let it run. Raises Retry, Refused."""
-        await self._adopt_leftover(seen)
-        if seen.process is not None:
-            return
+        for pid in await self._scan_for(wanted.uid):
+            await self._kill_unknown(wanted.uid, pid)
         launch = await self._launch(wanted, seen)
         await asyncio.to_thread(seen.folder.prepare, seed.volume(wanted))
         seen.record = replace(
@@ -238,6 +242,7 @@ class QemuCompute:
             phase=Phase.STARTED,
             pid=0,
             start_ticks=0,
+            started_at=0.0,
             accelerator=launch.accelerator,
             machine_type=launch.machine_type,
             ssh_port=launch.ssh_port,
@@ -252,13 +257,7 @@ class QemuCompute:
         seen.process = process.adopt(pid, self._cloud, wanted.uid, None)
         if seen.process is not None:
             process.prefer_as_victim(pid)
-            seen.record = replace(
-                seen.record,
-                pid=pid,
-                start_ticks=seen.process.start_ticks,
-                boot_id=process.boot_id(),
-                started_at=time.time(),
-            )
+            seen.record = _with_process(seen.record, seen.process)
             await self._write(seen)
         await self._first_answer(wanted, seen)
 
@@ -352,39 +351,37 @@ class QemuCompute:
     async def _pass(self, uid: str, *, create: bool = False) -> AsyncIterator[_Pass]:
         folder = self._folders.of(uid)
         seen = _Pass(folder, folder.read() or Record(uid), None)
-        seen.process = self._find(seen)
-        if seen.process is None and seen.record.phase in (Phase.STARTED, Phase.STOPPING) and not seen.record.pid:
-            await self._adopt_leftover(seen, write=create)
+        seen.process = await self._find(seen)
         try:
+            if create and seen.process is not None and seen.process.pid != seen.record.pid:
+                seen.record = _with_process(seen.record, seen.process)
+                await self._write(seen)
             yield seen
         finally:
             if seen.process is not None:
                 seen.process.close()
 
-    def _find(self, seen: _Pass) -> Process | None:
-        """The process of the record, or of the pid file where the record does not know it."""
+    async def _find(self, seen: _Pass) -> Process | None:
+        """The process of the record; one that was started and never recorded by its pid file or its command line."""
         record, uid = seen.record, seen.folder.uid
         if ticks := self._recorded_ticks(record):
             return process.adopt(record.pid, self._cloud, uid, ticks)
-        return process.adopt(seen.folder.pid(), self._cloud, uid, None)
+        found = process.adopt(seen.folder.pid(), self._cloud, uid, None)
+        if found is None and record.phase in (Phase.STARTED, Phase.STOPPING) and not record.pid:
+            adopted = (process.adopt(pid, self._cloud, uid, None) for pid in await self._scan_for(uid))
+            found = next((one for one in adopted if one is not None), None)
+        return found
 
-    async def _adopt_leftover(self, seen: _Pass, *, write: bool = True) -> None:
-        """A QEMU that was started and never recorded: found by its command line, and recorded now."""
-        if seen.process is None:
-            pids = (await asyncio.to_thread(process.scan, self._cloud)).get(seen.folder.uid, [])
-            found = (process.adopt(pid, self._cloud, seen.folder.uid, None) for pid in pids)
-            seen.process = next((one for one in found if one is not None), None)
-        if seen.process is None or not write:
-            return
-        seen.record = replace(
-            seen.record,
-            phase=Phase.STARTED if seen.record.phase is Phase.STOPPED else seen.record.phase,
-            pid=seen.process.pid,
-            start_ticks=seen.process.start_ticks,
-            boot_id=process.boot_id(),
-            started_at=seen.record.started_at or time.time(),
-        )
-        await self._write(seen)
+    async def _scan_for(self, uid: str) -> list[int]:
+        return (await asyncio.to_thread(process.scan, self._cloud)).get(uid, [])
+
+    async def _kill_unknown(self, uid: str, pid: int) -> None:
+        """A process of this machine of which no record is left: nobody knows its port, and it holds the disks."""
+        found = process.adopt(pid, self._cloud, uid, None)
+        if found is not None:
+            with found:
+                found.kill()
+                await found.ended(_KILL_LIMIT_S)
 
     def _recorded_ticks(self, record: Record) -> int:
         """Start time of the recorded process; 0 when none was recorded during this boot of the host."""
@@ -454,7 +451,10 @@ class QemuCompute:
         message = _SWITCHED_OFF if state is MachineState.POWERED_OFF else ""
         if status is None:
             if record.phase is Phase.STARTED:
-                state, message = MachineState.DIED, seen.folder.errors()
+                state, message = (
+                    MachineState.DIED,
+                    f"the machine's process ended unasked {seen.folder.errors()}".strip(),
+                )
             elif record.phase is Phase.STOPPING:
                 state = MachineState.ABSENT
         elif record.phase in (Phase.STARTED, Phase.STOPPED):
@@ -502,6 +502,16 @@ class QemuCompute:
     def _forget(self, uid: str) -> None:
         self._unwatch(uid)
         self._monitors.pop(uid, None)
+
+
+def _with_process(record: Record, running: Process) -> Record:
+    return replace(
+        record,
+        pid=running.pid,
+        start_ticks=running.start_ticks,
+        boot_id=process.boot_id(),
+        started_at=record.started_at or time.time(),
+    )
 
 
 def _running_state(status: str) -> tuple[MachineState, str]:

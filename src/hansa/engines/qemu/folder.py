@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hansa.engines.qemu.files import read_json, write_file, write_json
-from hansa.engines.qemu.names import checked, short
+from hansa.engines.qemu.names import checked, is_uid, short
 from hansa.engines.qemu.plan import Record
 from hansa.errors import Invalid
 from hansa.units import CONSOLE_BYTES_MAX
@@ -128,7 +128,9 @@ class Folders:
 
     def uids(self) -> list[str]:
         """Every machine that has a folder, even an empty one."""
-        return sorted(entry.name for entry in self._machines.iterdir()) if self._machines.is_dir() else []
+        if not self._machines.is_dir():
+            return []
+        return sorted(entry.name for entry in self._machines.iterdir() if is_uid(entry.name))
 
 
 def _tail(path: Path, limit_bytes: int) -> bytes:

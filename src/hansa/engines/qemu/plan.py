@@ -81,6 +81,8 @@ def next_step(*, running: bool, record: Record, status: str | None, now: float) 
     """
     if record.phase is Phase.STOPPING or not running:
         return _towards_stopped(record, status, now)
+    if record.phase is Phase.STOPPED and status is not None:
+        return Step.KILL  # nobody recorded this start
     if record.phase is Phase.POWERED_OFF:
         return Step.NOTHING if status is None else Step.KEEP_OFF
     if status is None:
