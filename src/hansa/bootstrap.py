@@ -23,8 +23,9 @@ import yaml
 from hansa.api.caller import credential_fault, credential_key, issuer_of, refresh_fault, refresh_key
 from hansa.api.keys import write_private
 from hansa.api.tokens import REFRESH_S, changed, digest_of, new_refresh_token, refresh_text
-from hansa.clock import Clock, Ids, parse_rfc3339, rfc3339
+from hansa.clock import Clock, Ids
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
+from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, NotFound
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.resource import AnyResource, Key, Stored, ref_of

@@ -43,4 +43,4 @@ def run_folder(cloud_id: str) -> Path:
         return Path("/run/hansa") / cloud_id
     if runtime and len(runtime) < 40 and os.access(runtime, os.W_OK):
         return Path(runtime) / "hansa" / cloud_id
-    return Path(f"/tmp/hansa-{user}") / cloud_id
+    return Path(f"/tmp/hansa-{user}") / cloud_id  # noqa: S108 - made with mode 0700, checked by its owner

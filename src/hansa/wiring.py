@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.sealing import Sealer
-from hansa.store.port import Create, Query, SetStatus, Store, Update, Wake, Write
+from hansa.store.port import Birth, Create, Query, SetStatus, Store, Update, Wake, Write
 from hansa.store.sqlite import open_sqlite
 
 assert catalogue.MODULES  # the registry is whole
@@ -141,7 +141,12 @@ def build_engines(
             else:
                 engines.by_host[host.id] = simulated_host(host, clock)
                 engines.by_zone.setdefault(zone, SimulatedVolumes())
-    return engines, lambda: [c() for c in closers] and None
+
+    def close() -> None:
+        for each in closers:
+            each()
+
+    return engines, close
 
 
 def simulated_host(host: FleetHost, clock: Clock, faults: Faults | None = None) -> SimulatedCompute:
@@ -286,7 +291,7 @@ async def assemble(
     return Cloud(store, loop, api, credentials, world)
 
 
-async def _born_in(world: World, it: AnyResource) -> object:
+async def _born_in(world: World, it: AnyResource) -> Birth:
     return await project_born(it, world)
 
 
@@ -296,7 +301,7 @@ async def _console(world: World, it: AnyResource, count: int) -> bytes:
 
 
 async def _revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
-    return revoke(it, reason, now)
+    return await revoke(it, reason, now)
 
 
 async def _ready(store: Store) -> Document:
@@ -306,7 +311,7 @@ async def _ready(store: Store) -> Document:
         return {"ready": False, "why": error.message}
 
 
-def _changes(store: Store) -> Callable[[int], asyncio.Future[None]]:
+def _changes(store: Store) -> Callable[[int], Awaitable[None]]:
     """Waits until something is committed, or a few seconds."""
     pulse = asyncio.Event()
 
@@ -321,4 +326,4 @@ def _changes(store: Store) -> Callable[[int], asyncio.Future[None]]:
             async with asyncio.timeout(WATCH_S):
                 await pulse.wait()
 
-    return changed  # type: ignore[return-value]
+    return changed

@@ -33,9 +33,10 @@ from hansa.api.tokens import (
     refresh_text,
     revoked,
 )
-from hansa.clock import SeededIds, rfc3339
+from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
+from hansa.dates import rfc3339
 from hansa.errors import Bug, Unauthenticated
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.resource import Key, Stored

@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 from joserfc.jwk import RSAKey
 
-from hansa.clock import SeededIds, rfc3339
+from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.accounts import Credentials, ServiceAccounts, credential_born, revoke, service_account_born
 from hansa.control.outcome import Outcome
 from hansa.control.world import World
+from hansa.dates import rfc3339
 from hansa.errors import Invalid
 from hansa.kinds.iam import ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import Key, Stored

@@ -11,7 +11,8 @@ import orjson
 from hansa.api.admission import Gate
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
-from hansa.clock import Clock, rfc3339
+from hansa.clock import Clock
+from hansa.dates import rfc3339
 from hansa.errors import Invalid, NotFound
 from hansa.kinds.reasons import REASONS
 from hansa.kinds.registry import kind_named, read
@@ -187,7 +188,7 @@ def _is_public(key: Key) -> bool:
 
 def _event(change: Change) -> Document:
     status: Mapping[str, Any] = change.stored.status if change.stored else {}
-    ready = next((c for c in status.get("conditions", []) if c.get("type") == "Ready"), {})
+    ready: Document = next((c for c in status.get("conditions", []) if c.get("type") == "Ready"), {})
     return {
         "revision": change.revision,
         "at": rfc3339(change.at),

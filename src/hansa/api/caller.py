@@ -14,7 +14,8 @@ from hashlib import sha256
 from typing import Any
 
 from hansa.api.keys import SigningKeys
-from hansa.clock import Clock, parse_rfc3339
+from hansa.clock import Clock
+from hansa.dates import parse_rfc3339
 from hansa.errors import NotFound, Unauthenticated
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.registry import key_of

@@ -6,6 +6,7 @@ Each call: who (done before), may they, is it well-formed, commit. What one kind
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -137,7 +138,7 @@ class Resources:
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
             for p, v in want.secrets.items()
         ]
-        writes: list[Write] = [*self._once(asking, uid, body, now), create, *sealed, *birth.also]
+        writes: builtins.list[Write] = [*self._once(asking, uid, body, now), create, *sealed, *birth.also]
         try:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         except Full as full:
@@ -159,7 +160,7 @@ class Resources:
         return {"dryRun": True, "object": view(kind, stored), "verdict": {"allowed": True, "rule": rule},
                 "placement": placement}  # fmt: skip
 
-    def _once(self, asking: Asking, uid: str, body: Document, now: float) -> list[Write]:
+    def _once(self, asking: Asking, uid: str, body: Document, now: float) -> builtins.list[Write]:
         if not asking.idempotency:
             return []
         claim = Claim(self._idempotency_scope(asking), "first", until=now + IDEMPOTENCY_S, note=_body_digest(body))
@@ -267,7 +268,7 @@ class Resources:
 
 def _parents(key: Key) -> tuple[Key, ...]:
     """What must be there for the object to stand in: its project, its region, its account."""
-    parents: list[Key] = []
+    parents: builtins.list[Key] = []
     if key.project is not None:
         parents.append(Key("Project", "", key.project))
     if key.organization is not None:

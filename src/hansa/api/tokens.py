@@ -31,8 +31,9 @@ from hansa.api.caller import (
     user_fault,
 )
 from hansa.api.keys import ALGORITHM, SigningKeys
-from hansa.clock import Clock, Ids, parse_rfc3339
+from hansa.clock import Clock, Ids
 from hansa.config import Settings
+from hansa.dates import parse_rfc3339
 from hansa.errors import Conflict, Full, HansaError, NotFound, Retry, Unauthenticated
 from hansa.kinds.iam import RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.resource import AnyResource, Key

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hansa.clock import rfc3339
+from hansa.dates import rfc3339
 from hansa.kinds.resource import AnyResource, Document, Stored
 
 

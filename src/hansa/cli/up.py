@@ -93,7 +93,7 @@ async def _serve(settings: Any) -> None:
         timeout_keep_alive=120, timeout_graceful_shutdown=5, limit_concurrency=1000, h11_max_incomplete_event_size=65536,
         server_header=False, date_header=True, backlog=512,
     )  # fmt: skip
-    server = _Server(config)
+    server = _make_server(config)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -113,8 +113,8 @@ async def _serve(settings: Any) -> None:
     stopping.cancel()
     await cloud.close()
     for task in (serving, looping):
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        if task.done() and not task.cancelled() and (broken := task.exception()) is not None:
+            raise broken
     click.echo("stopped; machines go on running")
 
 
@@ -130,19 +130,15 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _server_class() -> Any:
+def _make_server(config: Any) -> Any:
+    import contextlib
+
     import uvicorn
 
     class Server(uvicorn.Server):
         """Signals are ours to handle."""
 
         def capture_signals(self) -> Any:
-            import contextlib
-
             return contextlib.nullcontext()
 
-    return Server
-
-
-def _Server(config: Any) -> Any:  # noqa: N802 - stands for the class
-    return _server_class()(config)
+    return Server(config)

@@ -47,10 +47,9 @@ def screen(why: dict[str, Any]) -> list[str]:
                 state = {True: "ready", False: "not ready", None: "-"}[p["ready"]]
                 lines.append(f"  {names.short_ref(p['ref']):<36} {state:<10} {p['reason']}".rstrip())
     lines += ["", "work"]
-    due = why["due"]
-    lines.append(
-        f"  next look  {'in %.0f s' % max(0, due['in']) if due['in'] is not None else 'when something changes'}"
-    )
+    left = why["due"]["in"]
+    when = f"in {max(0, left):.0f} s" if left is not None else "when something changes"
+    lines.append(f"  next look  {when}")
     if why["attempts"]["failures"] or why["attempts"]["lastError"]:
         lines.append(
             f"  attempts   {why['attempts']['failures']} failed in a row; last: {why['attempts']['lastError']}"

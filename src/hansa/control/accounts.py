@@ -14,9 +14,9 @@ from typing import Any
 
 from joserfc.jwk import RSAKey
 
-from hansa.clock import parse_rfc3339, rfc3339
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
+from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Bug, Invalid
 from hansa.kinds.iam import ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import World
@@ -37,7 +38,7 @@ class Disks:
 
     async def _remove(self, it: Disk, world: World) -> Outcome:
         """Gone once no machine uses it and no byte of it is left anywhere in its region."""
-        users = [vm for vm in await world.pointing(VirtualMachine, it.key)]
+        users = await world.pointing(VirtualMachine, it.key)
         if users:
             return Outcome(_status(it, world, False, "Deleting", f"still used by {users[0].name}"), again_in_s=2.0)
         zone = it.status.placement.zone if it.status.placement else it.spec.placement.zone
@@ -67,7 +68,7 @@ class Disks:
 
     async def _seen(self, it: Disk, world: World, zone: str, report: VolumeReport, family: str | None) -> Outcome:
         size = _shown_size(it, report)
-        more = {"zone": zone, "size": size, "family": family}
+        more: dict[str, Any] = {"zone": zone, "size": size, "family": family}
         match report.state:
             case VolumeState.READY:
                 usage = await self._usage(it, world)

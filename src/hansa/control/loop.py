@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from hansa.clock import parse_rfc3339, rfc3339
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
+from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, Full, NotFound, Refused, Retry
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key

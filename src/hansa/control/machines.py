@@ -7,7 +7,7 @@ the decision, and goes with its row.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,7 +112,7 @@ class Machines:
         decision = await decide_place(it, parts, world)
         identity = world.ids.uid()
         body = {"request": it.ref, **shown(decision)}
-        record = Append("decisions", identity, it.uid, body)
+        record: tuple[Write, ...] = (Append("decisions", identity, it.uid, body),)
         if not decision.host:
             reason, message = refusal(decision)
             if (
@@ -120,13 +120,12 @@ class Machines:
                 and it.status.condition("Ready")
                 and it.status.virtual_machine_status == "ProvisioningFailed"
             ):
-                record, identity = None, it.status.decision  # said already: a repeated refusal is no new decision
+                record, identity = (), it.status.decision  # said already: a repeated refusal is no new decision
             status = it.status.model_copy(update={
                 "virtual_machine_status": "ProvisioningFailed", "decision": identity, "placement": _zone(it),
                 "conditions": conditions(it, world.clock.now(), False, reason, message),
             })  # fmt: skip
-            also = (record,) if record else ()
-            return Outcome(status, again_in_s=10.0 if decision.may_change else None, also=also)
+            return Outcome(status, again_in_s=10.0 if decision.may_change else None, also=record)
         index = await free_address(parts.subnet, it.uid, world)
         claims = await claims_for(it, parts, decision.host, index, world)
         said = conditions(it, world.clock.now(), False, "Provisioning", f"on {decision.host}")
@@ -135,9 +134,7 @@ class Machines:
             "virtual_machine_status": "Starting" if it.status.started_for else "Creating",
             "mac": mac_of(it.uid),
         })  # fmt: skip
-        return Outcome(
-            status, again_in_s=0.0, also=(Reserve(it.uid, claims), record) if record else (Reserve(it.uid, claims),)
-        )
+        return Outcome(status, again_in_s=0.0, also=(Reserve(it.uid, claims), *record))
 
     # -- applying ---------------------------------------------------------------------------
 
@@ -448,9 +445,9 @@ async def free_address(subnet: Subnet, uid: str, world: World) -> int:
     if subnet.spec.ipv4_cidr_block:
         network = ipaddress.IPv4Network(subnet.spec.ipv4_cidr_block)
         base = int(network.network_address)
-        candidates = (a - base for a in usable_v4(network))
+        candidates: Iterable[int] = (a - base for a in usable_v4(network))
     else:
-        candidates = iter(range(4, 65_536))
+        candidates = range(4, 65_536)
     for index in candidates:
         if index not in taken:
             return index

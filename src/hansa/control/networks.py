@@ -91,7 +91,7 @@ class VirtualPrivateClouds:
         assert isinstance(it, VirtualPrivateCloud)
         if it.deleting:
             return Outcome(gone=True)
-        subnets = [s for s in await world.pointing(Subnet, it.key)]
+        subnets = await world.pointing(Subnet, it.key)
         used = [V4(s.spec.ipv4_cidr_block) for s in subnets if s.spec.ipv4_cidr_block]
         free = [str(b) for block in it.spec.ipv4_cidr_blocks or () for b in without(V4(block), used)]
         status = it.status.model_copy(update={

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hansa.clock import rfc3339
+from hansa.dates import rfc3339
 from hansa.kinds.reasons import REASONS
 from hansa.kinds.resource import AnyResource, Condition, Document, Status
 from hansa.store.port import Write

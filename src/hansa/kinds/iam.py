@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from hansa.clock import parse_rfc3339
+from hansa.dates import parse_rfc3339
 from hansa.kinds.resource import Resource, Spec, Status, Wire
 from hansa.kinds.rules import echoed, fixed, hidden, refers
 

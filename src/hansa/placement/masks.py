@@ -19,7 +19,7 @@ Mask = Callable[[Request, FleetView], NDArray[np.bool_]]
 
 def in_zone(request: Request, fleet: FleetView) -> NDArray[np.bool_]:
     """Hosts of the zone that was asked for; waiting does not help."""
-    return fleet.site == f"{request.region}/{request.zone}"
+    return np.equal(fleet.site, f"{request.region}/{request.zone}").astype(np.bool_)
 
 
 def lawful(request: Request, fleet: FleetView) -> NDArray[np.bool_]:
@@ -37,7 +37,8 @@ def gpu_fits(request: Request, fleet: FleetView) -> NDArray[np.bool_]:
     """Hosts with enough free GPUs of the model."""
     if not request.gpus:
         return np.ones(len(fleet.hosts), dtype=np.bool_)
-    return (fleet.gpu_model == request.gpu_model) & (fleet.free_gpus >= request.gpus)
+    same = np.equal(fleet.gpu_model, request.gpu_model).astype(np.bool_)
+    return np.logical_and(same, fleet.free_gpus >= request.gpus)
 
 
 def vcpus_fit(request: Request, fleet: FleetView) -> NDArray[np.bool_]:

@@ -67,7 +67,7 @@ def place(request: Request, fleet: FleetView) -> Decision:
     return Decision(ranked[0].host, tuple(ranked[:RANKED_MAX]), tuple(refused))
 
 
-def _ranked(request: Request, fleet: FleetView, rows: np.ndarray) -> list[Ranked]:  # type: ignore[type-arg]
+def _ranked(request: Request, fleet: FleetView, rows: np.ndarray) -> list[Ranked]:
     """Cost: the share of a host's room that the machine would take, of CPU and of memory."""
     cpu = request.vcpus / np.maximum(fleet.free_vcpus[rows], 1)
     memory = request.memory_bytes / np.maximum(fleet.free_memory_bytes[rows], 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hansa.clock import parse_rfc3339
+from hansa.dates import parse_rfc3339
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 
 
@@ -10,7 +10,9 @@ def stored(kind: type[AnyResource], scope: str, document: Document) -> Stored:
     """The row that a document speaks of, as far as a client may know it."""
     metadata = document["metadata"]
     generation = int(metadata.get("generation", 1))
-    ready = next((c for c in document.get("status", {}).get("conditions", ()) if c["type"] == "Ready"), {})
+    ready: dict[str, Any] = next(
+        (c for c in document.get("status", {}).get("conditions", ()) if c["type"] == "Ready"), {}
+    )
     version = str(metadata.get("resourceVersion", ""))
     return Stored(
         key=Key(kind.kind, scope, metadata["id"]),

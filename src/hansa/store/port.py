@@ -7,6 +7,7 @@ by the generation that it read.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -278,22 +279,22 @@ class Store(Protocol):
 
     async def list(self, query: Query) -> Page: ...
 
-    async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> list[Change]:
+    async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> builtins.list[Change]:
         """Changes with a revision above `after`, oldest first, of every scope that begins with `scope`.
         Raises Gone when some of them are no longer kept."""
         ...
 
-    async def pointers_to(self, key: Key) -> list[Pointer]: ...
+    async def pointers_to(self, key: Key) -> builtins.list[Pointer]: ...
 
-    async def pointers_from(self, key: Key) -> list[Pointer]: ...
+    async def pointers_from(self, key: Key) -> builtins.list[Pointer]: ...
 
-    async def claims(self, scope: str, *, below: bool = False) -> list[Held]:
+    async def claims(self, scope: str, *, below: bool = False) -> builtins.list[Held]:
         """What is claimed in one scope (live claims only); `below`: every scope that begins with it."""
         ...
 
-    async def claims_of(self, owner: str) -> list[Held]: ...
+    async def claims_of(self, owner: str) -> builtins.list[Held]: ...
 
-    async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> list[Entry]:
+    async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         """Newest first."""
         ...
 

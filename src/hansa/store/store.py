@@ -6,6 +6,7 @@ must hold together stands in one transaction here; nothing here knows which data
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -65,7 +66,7 @@ class SqlStore:
 
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
         self._driver, self._clock, self._ids = driver, clock, ids
-        self._listeners: list[Callable[[int], None]] = []
+        self._listeners: builtins.list[Callable[[int], None]] = []
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -95,28 +96,28 @@ class SqlStore:
         rows = rows[: query.limit] if more else rows
         return Page([_stored(r) for r in rows], str(rows[-1][14]) if more else "", await self.revision())
 
-    async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> list[Change]:
+    async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> builtins.list[Change]:
         if after + 1 < await self.oldest_change():
             raise Gone(f"changes after {after} are no longer kept: list again and go on from there")
         rows = await self._driver.read(sql.CHANGES, after=after, scope=scope, inside=_inside(scope), limit=limit)
         return [_change(r) for r in rows]
 
-    async def pointers_to(self, key: Key) -> list[Pointer]:
+    async def pointers_to(self, key: Key) -> builtins.list[Pointer]:
         return [_pointer(r) for r in await self._driver.read(sql.LINKS_TO, **_key(key))]
 
-    async def pointers_from(self, key: Key) -> list[Pointer]:
+    async def pointers_from(self, key: Key) -> builtins.list[Pointer]:
         return [_pointer(r) for r in await self._driver.read(sql.LINKS_FROM, **_key(key))]
 
-    async def claims(self, scope: str, *, below: bool = False) -> list[Held]:
+    async def claims(self, scope: str, *, below: bool = False) -> builtins.list[Held]:
         rows = await self._driver.read(
             sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self._clock.now()
         )
         return [_held(r) for r in rows]
 
-    async def claims_of(self, owner: str) -> list[Held]:
+    async def claims_of(self, owner: str) -> builtins.list[Held]:
         return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._clock.now())]
 
-    async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> list[Entry]:
+    async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         rows = await self._driver.read(sql.RECORDS, stream=stream, about=about or "", limit=limit)
         return [Entry(r[0], r[1], r[2], r[3], orjson.loads(r[4])) for r in rows]
 
@@ -154,7 +155,7 @@ class SqlStore:
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
         now, token = self._clock.now(), self._ids.token()
 
-        async def work(tx: Transaction) -> list[Row]:
+        async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
 
         rows = sorted(await self._driver.write(work), key=lambda r: (-r[4], r[5]))

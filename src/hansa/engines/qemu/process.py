@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,17 @@ from types import TracebackType
 from typing import Self
 
 _PROC = Path("/proc")
+_EXEC_LIMIT_S = 1.0
 
 
 def spawn(command: Sequence[str], stderr: Path) -> int:
     """Start `command` in a session of its own, reading and writing nothing but `stderr`. Returns its pid.
 
-    When this returns the new command line stands in /proc. The environment carries no secret of ours.
+    When this returns the new command line stands in /proc, or the process has ended. The environment carries no
+    secret of ours. Blocks for some milliseconds.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.posix_spawnp(
+    pid = os.posix_spawnp(
         command[0],
         list(command),
         _environment(),
@@ -40,6 +43,8 @@ def spawn(command: Sequence[str], stderr: Path) -> int:
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGHUP),
     )
+    _await_command_line(pid)
+    return pid
 
 
 def reap(pid: int) -> bool:
@@ -170,6 +175,16 @@ def prefer_as_victim(pid: int) -> None:
     """Under memory pressure a guest goes before the cloud. Best effort: a process that ended needs none."""
     with contextlib.suppress(OSError):
         (_PROC / str(pid) / "oom_score_adj").write_text("500")
+
+
+def _await_command_line(pid: int) -> None:
+    """The parent goes on when the child lets go of its memory, a moment before the kernel has set its new words."""
+    end = time.monotonic() + _EXEC_LIMIT_S
+    while not _read(_PROC / str(pid) / "cmdline") and time.monotonic() < end:
+        now = stat(pid)
+        if now is None or now.state == "Z":
+            return
+        time.sleep(0.0005)
 
 
 def _read(path: Path) -> str:
