@@ -228,7 +228,17 @@ async def test_a_jti_counts_once(town: Town) -> None:
     assert (await town.present(town.assertion("robot_strange", jti=claims_of(text)["jti"])))[0] == 200
 
 
-async def test_of_many_at_once_with_one_jti_only_one_gets_in(town: Town) -> None:
+@pytest.fixture
+async def busy(town: Town, tmp_path: Path) -> AsyncIterator[Town]:
+    """The same town behind a store whose commits wait for the disk, so that requests overtake one another."""
+    store = await open_sqlite(tmp_path / "store", clock=town.clock, ids=town.ids)
+    tokens = TokenService(store, town.clock, town.ids, town.keys, town.settings, issuer=ISSUER)
+    yield replace(town, store=store, tokens=tokens)
+    await store.close()
+
+
+async def test_of_many_at_once_with_one_jti_only_one_gets_in(busy: Town) -> None:
+    town = busy
     text = town.assertion()
     answers = await asyncio.gather(*[town.present(text) for _ in range(8)])
     assert sorted(status for status, _ in answers) == [200] + [401] * 7
@@ -496,7 +506,8 @@ async def test_a_login_is_bound_to_its_client(town: Town) -> None:
     is_refused(await town.refresh(await town.login(), "csi-driver"), "invalid_grant", "another client", 400)
 
 
-async def test_one_token_traded_by_many_at_once_stays_one_family(town: Town) -> None:
+async def test_one_token_traded_by_many_at_once_stays_one_family(busy: Town) -> None:
+    town = busy
     first = await town.login()
     answers = await asyncio.gather(*[town.refresh(first) for _ in range(5)])
     assert [status for status, _ in answers] == [200] * 5
@@ -637,6 +648,12 @@ async def test_an_access_token_with_a_wrong_claim_is_refused(town: Town, claims:
     assert (await town.callers.of(f"Bearer {town.keys.sign(good)}")).member_of == {"demo"}
     with pytest.raises(Unauthenticated, match=word):
         await town.callers.of(f"Bearer {town.keys.sign({**good, **claims})}")
+
+
+async def test_a_user_of_the_same_name_inherits_no_token(town: Town) -> None:
+    good = claims_of(await town.bearer(account=False))
+    with pytest.raises(Unauthenticated, match="replaced"):
+        await town.callers.of(f"Bearer {town.keys.sign({**good, 'sub': 'another'})}")
 
 
 @pytest.mark.parametrize("proof", ["", None, "a"])

@@ -135,7 +135,7 @@ class Loop:
                 outcome = await reconciler.reconcile(it, self.world)
             await self._commit(*self._writes(it, lease, outcome))
             self.errors.pop(lease.key, None)
-        except Conflict:
+        except (Conflict, NotFound):  # the world moved meanwhile: look again
             self.counts.conflicts += 1
             await self._commit(Settle(lease, self._jitter(0.02)))
         except Full as full:  # somebody was faster: decide again on a fresh view

@@ -15,6 +15,7 @@ from hansa.control.networks import SubnetsOf, VirtualPrivateClouds, guard_defaul
 from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
 from hansa.control.projects import Projects, project_born
 from hansa.control.world import Reconciler, World
+from hansa.kinds.iam import Organization
 from hansa.kinds.resource import AnyResource, Status
 from hansa.kinds.sovereignty import SovereigntyPolicy
 from hansa.store.port import Admission, Birth
@@ -31,10 +32,19 @@ class Policies:
         return Outcome(Status(conditions=conditions(it, world.clock.now(), True, "Available")))
 
 
+class Organizations:
+    """A new name needs no work but to be seen."""
+
+    kind = Organization
+
+    async def reconcile(self, it: AnyResource, world: World) -> Outcome:
+        return Outcome(it.status)
+
+
 def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
     table: tuple[Any, ...] = (
         Disks(), Machines(unseal), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(), SecurityGroups(), PublicIPs(),
-        Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(),
+        Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
     )  # fmt: skip
     return {r.kind.kind: r for r in table}
 

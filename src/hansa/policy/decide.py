@@ -9,7 +9,9 @@ from __future__ import annotations
 from hansa.policy.verdict import PROGRAM, Act, Caller, Rules, Subject, Verdict
 
 CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Host"})
-OWNERS_ONLY = frozenset({"Project", "SovereigntyPolicy"})  # members read them, owners write them
+# Members read these, owners write them. Service accounts too: one of a project may own its organisation, and
+# whoever could make a key for it would own it as well.
+OWNERS_ONLY = frozenset({"Project", "SovereigntyPolicy", "ServiceAccount", "ServiceAccountCredential"})
 
 
 def decide(caller: Caller, act: Act, subject: Subject, rules: Rules) -> Verdict:

@@ -76,6 +76,10 @@ class Client:
         """The same in another place: `at(region="eu-par")`, `at(serviceAccount="ci")`. None keeps what is."""
         return replace(self, place={**self.place, **{k: v for k, v in place.items() if v is not None}})
 
+    def close(self) -> None:
+        """Closes the connection; the next call opens another."""
+        self.transport.close()
+
     # -- objects --------------------------------------------------------------------------------
 
     @overload

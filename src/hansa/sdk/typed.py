@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hansa.dates import parse_rfc3339
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 

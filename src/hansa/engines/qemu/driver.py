@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import shutil
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hansa.engines.ports import Held, HostReport, Machine, MachineReport, MachineState
-from hansa.engines.qemu import arguments, forward, plan, probe, process, program, seed
+from hansa.engines.qemu import arguments, forward, plan, process, program, seed
 from hansa.engines.qemu.disks import disk_path
 from hansa.engines.qemu.folder import Folders, MachineFolder
+from hansa.engines.qemu.host import Host
 from hansa.engines.qemu.images import ImageStore, image_in
 from hansa.engines.qemu.monitor import Monitor
 from hansa.engines.qemu.names import is_uid
@@ -77,40 +74,19 @@ class QemuCompute:
     ) -> None:
         self._data_dir = data_dir
         self._cloud = cloud_id
-        self._images = images
-        self._host_name = host_name
         self._on_exit = on_exit
         self._folders = Folders(data_dir, run_dir)
-        self._qemu = program.Finder()
-        self._probing = asyncio.Lock()
-        self._accelerator: probe.Accelerator | None = None
+        self._host = Host(host_name, data_dir, images)
         self._monitors: dict[str, Monitor] = {}
         self._watched: dict[str, Process] = {}
 
     async def host(self) -> HostReport:
         """What this host is. Not healthy without QEMU; then `message` says what to install."""
-        qemu = await self._qemu.find()
-        accelerator = await self._choose_accelerator(qemu) if qemu else None
-        name = accelerator.name if accelerator else ""
-        return HostReport(
-            name=self._host_name,
-            simulated=False,
-            healthy=qemu is not None,
-            vcpus=os.cpu_count() or 1,
-            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            disk_bytes=_disk_bytes(self._data_dir),
-            accelerator=name,
-            isolation={probe.KVM: "hardware", probe.TCG: "none"}.get(name, ""),
-            network="user",
-            engine=f"qemu {qemu.version}" if qemu else "qemu",
-            message=accelerator.reason if accelerator else program.INSTALL,
-        )
+        return await self._host.report()
 
     async def probe_again(self) -> HostReport:
         """Forget what was found out about the accelerator, and find it out again."""
-        self._accelerator = None
-        await asyncio.to_thread(probe.forget, self._images)
-        return await self.host()
+        return await self._host.probe_again()
 
     async def apply(self, wanted: Machine) -> MachineReport:
         """Step towards `wanted` and say what is there. Raises Retry, Refused."""
@@ -299,7 +275,7 @@ class QemuCompute:
         raise Refused("ProvisioningFailed", f"QEMU did not start, {failures} times in a row: {said}")
 
     async def _launch(self, wanted: Machine, seen: _Pass) -> arguments.Launch:
-        qemu = await self._qemu.find()
+        qemu = await self._host.qemu()
         if qemu is None:
             raise Refused("ProvisioningFailed", program.INSTALL)
         disks = [disk_path(self._data_dir, disk.uid) for disk in wanted.disks]
@@ -310,7 +286,7 @@ class QemuCompute:
             cloud=self._cloud,
             binary=qemu.binary,
             machine_type=seen.record.machine_type or qemu.machine_type,
-            accelerator=(await self._choose_accelerator(qemu)).name,
+            accelerator=(await self._host.accelerator(qemu)).name,
             ssh_port=forward.port_for(seen.record.ssh_port),
             run_folder=str(seen.folder.run),
             seed=str(seen.folder.seed),
@@ -331,21 +307,6 @@ class QemuCompute:
         if not image.append:
             return None
         return arguments.DirectBoot(str(image.kernel), str(image.initrd), image.append)
-
-    async def _choose_accelerator(self, qemu: program.Qemu) -> probe.Accelerator:
-        async with self._probing:
-            if self._accelerator is None or not self._accelerator.final:
-                known = await asyncio.to_thread(probe.chosen, self._images, qemu.version)
-                self._accelerator = known or await self._probe(qemu)
-            return self._accelerator
-
-    async def _probe(self, qemu: program.Qemu) -> probe.Accelerator:
-        module, cache = "hansa.engines.qemu.probe", str(self._images.cache)
-        try:
-            answer = json.loads(await program.run(sys.executable, "-m", module, "--cache", cache, qemu.version))
-        except Retry as error:
-            return probe.Accelerator(probe.TCG, f"the probe of KVM failed: {error.message}", final=False)
-        return probe.Accelerator(answer["accelerator"], answer["reason"], answer["final"])
 
     @contextlib.asynccontextmanager
     async def _pass(self, uid: str, *, create: bool = False) -> AsyncIterator[_Pass]:
@@ -526,13 +487,6 @@ def _running_state(status: str) -> tuple[MachineState, str]:
 def _uptime_s() -> float:
     """Seconds since the host's boot: the same for every process, and nobody sets it back."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _disk_bytes(folder: Path) -> int:
-    """Capacity of the file system that holds `folder`, or will hold it."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).total
 
 
 def _available_memory_bytes() -> int:

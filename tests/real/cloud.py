@@ -1,0 +1,113 @@
+"""A cloud of our own in a folder: started, killed and audited by the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hansa.sdk.client import Client
+
+
+class RealCloud:
+    """`hansa up` as a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client: Client | None = None
+
+    def start(self) -> Client:
+        out = self.folder / "out"
+        with out.open("wb") as file, (self.folder / "err").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hansa", "up", "--data", str(self.data), "--port", "0"],
+                stdin=subprocess.DEVNULL, stdout=file, stderr=errors,
+            )  # fmt: skip
+        end = time.monotonic() + 30
+        while b"ready" not in out.read_bytes():
+            assert self.process.poll() is None, (self.folder / "err").read_text()
+            assert time.monotonic() < end, "not ready in time"
+            time.sleep(0.05)
+        self.close()
+        self.client = Client.from_environment(self.data)
+        return self.client
+
+    def close(self) -> None:
+        if self.client is not None:
+            self.client.close()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    @property
+    def identity(self) -> str:
+        return (self.data / "cloud-id").read_text().strip()
+
+    def guests(self) -> dict[int, str]:
+        """QEMU processes of this cloud: pid -> uid of the machine."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if (match := re.search(rf"guest={self.identity}\.([0-9a-f-]{{36}})", line)) and "qemu-system" in line:
+                found[int(entry.name)] = match[1]
+        return found
+
+    def rows(self, query: str) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.data}/hansa.db?mode=ro", uri=True)) as connection:
+            return connection.execute(query).fetchall()
+
+    def audit(self) -> None:
+        """Processes, files and claims against the store: nothing over, nothing short."""
+        machines = dict(self.rows("select uid, status from objects where kind = 'VirtualMachine'"))
+        disks = {uid for (uid,) in self.rows("select uid from objects where kind = 'Disk'")}
+        guests = list(self.guests().values())
+        assert len(set(guests)) == len(guests), "a machine runs twice"
+        running = {uid for uid, status in machines.items() if '"virtualMachineStatus":"Running"' in status}
+        assert set(guests) == running, f"running {guests}, wanted {running}"
+        files = (
+            {f.name.split(".")[0] for f in (self.data / "disks").glob("*")} if (self.data / "disks").exists() else set()
+        )
+        assert files == disks, f"files of disks {files}, wanted {disks}"
+        folders = {f.name for f in (self.data / "machines").glob("*")} if (self.data / "machines").exists() else set()
+        assert folders <= set(machines), f"folders {folders}, machines {set(machines)}"
+        owners = {owner for (owner,) in self.rows("select owner from claims where until is null")}
+        alive = {uid for (uid,) in self.rows("select uid from objects")}
+        assert owners <= alive, f"claims without an owner: {owners - alive}"
+
+    def end_guests(self) -> None:
+        for pid in self.guests():
+            os.kill(pid, signal.SIGKILL)
+
+
+def disk(name: str) -> dict[str, Any]:
+    return {"diskSize": {"amount": 1, "unit": "GB"}, "placement": {"zone": "a"},
+            "source": {"type": "image", "diskImageRef": "/compute/global/diskImages/evroc/tiny.1"}}  # fmt: skip
+
+
+def machine(disk_name: str, key: str = "") -> dict[str, Any]:
+    spec: dict[str, Any] = {"computeProfileRef": "t1.nano", "disks": [{"diskRef": disk_name, "bootFrom": True}],
+                            "placement": {"zone": "a"}}  # fmt: skip
+    if key:
+        spec["osSettings"] = {"ssh": {"authorizedKeys": [{"value": key}]}}
+    return spec
