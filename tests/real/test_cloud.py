@@ -197,3 +197,32 @@ def test_the_simulated_zone_says_so_and_the_real_zone_never_falls_back(cloud: Re
         capture_output=True, text=True, timeout=30, check=True,
     ).stdout  # fmt: skip
     assert "Simulated" in table and "(simulated)" in table
+
+
+def test_a_guest_that_switches_itself_off_stays_off_until_it_is_started(cloud: RealCloud, tmp_path: Path) -> None:
+    client = cloud.start()
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    client.create("disk", "boot", disk("boot"))
+    client.create("vm", "web", machine("boot", key.with_suffix(".pub").read_text()))
+    client.wait("vm", "web")
+    hansa = [sys.executable, "-m", "hansa"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run(
+        [*hansa, "ssh", "web", "--data", str(cloud.data), "-i", str(key), "--", "sudo poweroff"],
+        capture_output=True, timeout=120, check=False, env=environment,
+    )  # fmt: skip
+
+    def reason() -> str:
+        found = client.get("vm", "web")["status"]["conditions"]
+        return str(next(c["reason"] for c in found if c["type"] == "Ready"))
+
+    until(lambda: reason() == "GuestPoweredOff", 60)
+    assert client.get("vm", "web")["status"]["virtualMachineStatus"] == "Stopped"
+    assert cloud.stop() == 0
+    client = cloud.start()
+    time.sleep(2)
+    assert reason() == "GuestPoweredOff" and cloud.guests() == {}
+    subprocess.run([*hansa, "start", "web", "--data", str(cloud.data)], check=True, capture_output=True, timeout=60)
+    client.wait("vm", "web")
+    assert len(cloud.guests()) == 1

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,15 @@ def uid() -> str:
 @contextlib.contextmanager
 def guest(tmp_path: Path, cloud: str, uid: str) -> Iterator[int]:
     """A sleeper with a guest's command line."""
-    words = ["sh", "-c", "sleep 60 & wait", "x", "-uuid", uid, "-name", f"guest={cloud}.{uid},debug-threads=on"]
+    words = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(60)",
+        "-uuid",
+        uid,
+        "-name",
+        f"guest={cloud}.{uid},debug-threads=on",
+    ]
     pid = process.spawn(words, tmp_path / "stderr")
     try:
         yield pid

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import World
-from hansa.engines.ports import HostReport
+from hansa.engines.ports import ComputeEngine, HostReport, MachineState
+from hansa.errors import Retry
 from hansa.kinds.fleet import Capacity, Host, HostStatus, Region, Zone
-from hansa.kinds.resource import AnyResource
+from hansa.kinds.resource import AnyResource, Stored
 from hansa.placement.fleet import FleetView, HostRow
 from hansa.store.port import Held, Wake
 
 SWEEP_S = 30.0
+SWEEP_REAL_S = 10.0  # real guests may switch themselves off at any time
 CPU, MEMORY, GPU, GROUP = "vcpus", "memory", "gpus", "group"
 
 
@@ -53,7 +55,7 @@ class Hosts:
                 isolation=report.isolation, network=report.network, engine=report.engine, simulated=report.simulated,
                 message=report.message,
             ),
-            again_in_s=SWEEP_S,
+            again_in_s=SWEEP_S if report.simulated else SWEEP_REAL_S,
             also=tuple(strays),
         )  # fmt: skip
 
@@ -68,9 +70,18 @@ class Hosts:
                 stored = await world.store.find(held.uid)
                 if stored is None:
                     await engine.remove(held.uid)
-                elif held.generation != stored.generation and stored.observed == stored.generation:
+                elif engine is compute and await self._drifted(compute, stored):
                     wakes.append(Wake(stored.key))
         return wakes
+
+    async def _drifted(self, engine: ComputeEngine, stored: Stored) -> bool:
+        """Is a machine that was last seen running not running any more (or not answering)?"""
+        if stored.observed != stored.generation or stored.status.get("virtualMachineStatus") != "Running":
+            return False
+        try:
+            return (await engine.observe(stored.uid)).state is not MachineState.RUNNING
+        except Retry:
+            return True
 
 
 def promised(host: Host, report: HostReport, world: World) -> Capacity:

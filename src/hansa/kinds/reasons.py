@@ -36,6 +36,7 @@ _ALL = [
     Reason("ImageBuilding", "working", "The image is being built on this machine; the message says how far."),
     Reason("GuestPoweredOff", "working", "The guest switched itself off. `hansa start` starts it again."),
     Reason("GuestDied", "working", "The machine's process ended; it is started again with back-off."),
+    Reason("StaleGeneration", "working", "The engine has seen a newer spec; the next pass follows that."),
     Reason("EngineNotAnswering", "working", "The host's engine gives no answer; it is asked again."),
     Reason("HostGone", "working", "The host that it stands on is not in the fleet any more."),
     Reason("Overdue", "working", "It takes longer than it should; the message says since when."),

@@ -1,0 +1,297 @@
+"""What every store promises, whatever database is behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hansa.clock import SystemClock, SystemIds
+from hansa.errors import AlreadyExists, Conflict, Full, Gone, InUse, Invalid, NotFound
+from hansa.kinds import catalogue
+from hansa.kinds.resource import Key
+from hansa.store.migrate import NewerDatabase
+from hansa.store.port import (
+    Append,
+    Claim,
+    Create,
+    Delete,
+    Forget,
+    LinkTo,
+    Query,
+    Release,
+    Reserve,
+    SetSecret,
+    SetStatus,
+    Settle,
+    Update,
+    Wake,
+)
+from hansa.store.sqlite import open_sqlite
+from hansa.store.store import SqlStore
+
+assert catalogue.MODULES
+pytestmark = pytest.mark.anyio
+SCOPE = "projects/p/regions/r"
+
+
+def key(name: str, kind: str = "Disk", scope: str = SCOPE) -> Key:
+    return Key(kind, scope, name)
+
+
+class Time:
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def now(self) -> float:
+        return self.at
+
+
+@pytest.fixture(params=["file", "inline"])
+async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    inline = request.param == "inline"
+    made = await open_sqlite(":memory:" if inline else tmp_path / "x.db", clock=Time(), ids=SystemIds(), inline=inline)
+    yield made
+    await made.close()
+
+
+def clock_of(store: SqlStore) -> Time:
+    assert isinstance(store._clock, Time)
+    return store._clock
+
+
+async def test_what_was_committed_is_read_at_once(store: SqlStore) -> None:
+    revision = await store.commit(Create(key("a"), "u1", {"x": [1, {"y": None}]}, labels={"k": "v"}), by="me")
+    found = await store.get(key("a"))
+    assert (found.uid, found.spec, found.labels, found.revision) == (
+        "u1",
+        {"x": [1, {"y": None}]},
+        {"k": "v"},
+        revision,
+    )
+    assert (await store.find("u1")) == found
+    assert [c.act for c in await store.changes(0)] == ["create"]
+
+
+async def test_a_commit_is_all_or_nothing(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {}))
+    with pytest.raises(AlreadyExists):
+        await store.commit(Create(key("b"), "u2", {}), Create(key("a"), "u3", {}))
+    with pytest.raises(NotFound):
+        await store.get(key("b"))
+    assert len(await store.changes(0)) == 1
+
+
+async def test_a_missing_target_refuses_the_write_and_a_free_one_does_not(store: SqlStore) -> None:
+    link = LinkTo(key("target"), "spec.ref", holds=True, free=False)
+    with pytest.raises(Invalid) as raised:
+        await store.commit(Create(key("a"), "u1", {}, links=(link,)))
+    assert raised.value.fields[0].path == "spec.ref"
+    await store.commit(Create(key("a"), "u1", {}, links=(LinkTo(key("target"), "spec.ref", holds=False, free=True),)))
+    assert [p.source for p in await store.pointers_to(key("target"))] == [key("a")]
+
+
+async def test_a_held_target_cannot_be_deleted_until_its_holder_goes(store: SqlStore) -> None:
+    await store.commit(Create(key("t"), "u1", {}))
+    await store.commit(Create(key("h"), "u2", {}, links=(LinkTo(key("t"), "spec.ref", holds=True, free=False),)))
+    with pytest.raises(InUse, match="h"):
+        await store.commit(Delete(key("t")))
+    await store.commit(Delete(key("h")))
+    await store.commit(Delete(key("t")))
+    assert (await store.get(key("t"))).deleted_at is not None
+
+
+async def test_a_users_write_is_refused_only_by_a_users_write(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {"n": 1}))
+    first = await store.get(key("a"))
+    await store.commit(SetStatus(key("a"), 1, {"s": 1}, None))
+    await store.commit(Update(key("a"), first.user_revision, spec={"n": 2}))
+    with pytest.raises(Conflict):
+        await store.commit(Update(key("a"), first.user_revision, spec={"n": 3}))
+    found = await store.get(key("a"))
+    assert (found.generation, found.observed, found.spec) == (2, 1, {"n": 2})
+
+
+async def test_a_write_that_changes_nothing_writes_nothing(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {"n": 1}, status={"s": 1}, observed=1))
+    before = await store.get(key("a"))
+    await store.commit(Update(key("a"), before.user_revision, spec={"n": 1}), SetStatus(key("a"), 1, {"s": 1}, None))
+    assert await store.get(key("a")) == before
+
+
+async def test_one_key_is_in_one_hand_and_a_stale_one_is_refused(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {}))
+    (lease,) = await store.claim(10, 60)
+    assert await store.claim(10, 60) == []
+    clock_of(store).at += 61
+    (second,) = await store.claim(10, 60)
+    with pytest.raises(Conflict):
+        await store.commit(SetStatus(key("a"), 1, {"s": 1}, lease))
+    await store.commit(SetStatus(key("a"), 1, {"s": 2}, second), Settle(second, None))
+    await store.commit(Settle(lease, 0.0))  # a lost lease has no say
+    assert (await store.due(key("a"))).due_at is None  # type: ignore[union-attr]
+
+
+async def test_a_write_that_lands_in_the_middle_of_a_pass_is_not_lost(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {"n": 1}))
+    (lease,) = await store.claim(10, 60)
+    found = await store.get(key("a"))
+    await store.commit(Update(key("a"), found.user_revision, spec={"n": 2}))
+    with pytest.raises(Conflict):
+        await store.commit(SetStatus(key("a"), 1, {}, lease))
+    await store.commit(Settle(lease, None))
+    assert [x.key for x in await store.claim(10, 60)] == [key("a")]
+
+
+async def test_deletions_are_claimed_before_everything_else(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {}), Create(key("b"), "u2", {}))
+    clock_of(store).at += 1
+    await store.commit(Delete(key("b")))
+    assert [x.key.name for x in await store.claim(1, 60)] == ["b"]
+
+
+async def test_those_who_point_at_a_thing_are_woken_by_it(store: SqlStore) -> None:
+    await store.commit(Create(key("t"), "u1", {}))
+    await store.commit(Create(key("h"), "u2", {}, links=(LinkTo(key("t"), "spec.ref", holds=False, free=False),)))
+    for lease in await store.claim(10, 60):
+        await store.commit(Settle(lease, None))
+    await store.commit(SetStatus(key("t"), 1, {"ready": True}, None, wake=True))
+    assert [x.key.name for x in await store.claim(10, 60)] == ["h"]
+
+
+async def test_a_wake_in_the_future_is_kept_and_never_later_than_before(store: SqlStore) -> None:
+    await store.commit(Create(key("a"), "u1", {}))
+    (lease,) = await store.claim(1, 60)
+    await store.commit(Wake(key("a"), 5.0), Settle(lease, None))
+    assert await store.next_due() == clock_of(store).at + 5
+    await store.commit(Wake(key("a"), 50.0))
+    assert await store.next_due() == clock_of(store).at + 5
+
+
+async def test_what_is_forgotten_leaves_nothing(store: SqlStore) -> None:
+    await store.commit(
+        Create(key("a"), "u1", {}), Reserve("u1", (Claim("s", "k"),)), SetSecret("u1", "n", b"x"), Delete(key("a"))
+    )
+    (lease,) = await store.claim(1, 60)
+    await store.commit(Forget(key("a"), lease))
+    assert await store.claims("s") == [] and await store.secret("u1", "n") is None and await store.due(key("a")) is None
+    assert [c.act for c in await store.changes(0)] == ["create", "delete", "forget"]
+    await store.commit(Create(key("a"), "u2", {}))
+
+
+async def test_a_single_key_has_one_owner(store: SqlStore) -> None:
+    await store.commit(Reserve("u1", (Claim("addr", "4"),)))
+    await store.commit(Reserve("u1", (Claim("addr", "4"),)))
+    with pytest.raises(Full) as raised:
+        await store.commit(Reserve("u2", (Claim("addr", "5"), Claim("addr", "4"))))
+    assert raised.value.owner == "u1" and [h.claim.key for h in await store.claims("addr")] == ["4"]
+    await store.commit(Release("u1", ("addr",)))
+    await store.commit(Reserve("u2", (Claim("addr", "4"),)))
+
+
+async def test_a_claim_with_an_end_can_be_taken_over_after_it(store: SqlStore) -> None:
+    await store.commit(Reserve("u1", (Claim("jti", "x", until=clock_of(store).at + 10),)))
+    with pytest.raises(Full):
+        await store.commit(Reserve("u2", (Claim("jti", "x", until=clock_of(store).at + 10),)))
+    clock_of(store).at += 11
+    await store.commit(Reserve("u2", (Claim("jti", "x"),)))
+
+
+async def test_an_amount_never_passes_its_ceiling_however_many_ask_at_once(store: SqlStore) -> None:
+    async def one(i: int) -> bool:
+        try:
+            await store.commit(Reserve(f"u{i}", (Claim("host/a", "vcpus", 3, ceiling=32),)))
+        except Full:
+            return False
+        return True
+
+    won = await asyncio.gather(*(one(i) for i in range(64)))
+    assert sum(won) == 10 and sum(h.claim.amount for h in await store.claims("host", below=True)) == 30
+
+
+async def test_scopes_end_at_segments(store: SqlStore) -> None:
+    await store.commit(
+        Create(key("a", scope="projects/a/regions/r"), "u1", {}),
+        Create(key("a", scope="projects/ab/regions/r"), "u2", {}),
+    )
+    assert [s.uid for s in (await store.list(Query(None, "projects/a", below=True))).items] == ["u1"]
+    assert [c.uid for c in await store.changes(0, scope="projects/a")] == ["u1"]
+
+
+async def test_a_list_goes_page_by_page_in_order_of_creation(store: SqlStore) -> None:
+    await store.commit(*(Create(key(f"d{9 - i}"), f"u{i}", {}) for i in range(10)))
+    seen, after = [], ""
+    while True:
+        page = await store.list(Query("Disk", SCOPE, limit=4, after=after))
+        seen += [s.uid for s in page.items]
+        after = page.next
+        if not after:
+            break
+    assert seen == [f"u{i}" for i in range(10)]
+
+
+async def test_a_record_is_appended_once(store: SqlStore) -> None:
+    for _ in range(2):
+        await store.commit(Append("decisions", "id1", "u1", {"n": 1}))
+    assert [e.body for e in await store.records("decisions", about="u1")] == [{"n": 1}]
+
+
+async def test_changes_that_are_no_longer_kept_are_gone(store: SqlStore) -> None:
+    await store.commit(*(Create(key(f"d{i}"), f"u{i}", {}) for i in range(10)))
+    clock_of(store).at += 8 * 86_400
+    await store.sweep(changes_kept=3)
+    with pytest.raises(Gone):
+        await store.changes(1)
+    assert [c.revision for c in await store.changes(7)] == [8, 9, 10]
+
+
+async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    made = await open_sqlite(tmp_path / "x.db", clock=SystemClock(), ids=SystemIds())
+    made._driver._writer.execute("insert into schema_version values (9999)")  # type: ignore[attr-defined]
+    await made.close()
+    with pytest.raises(NewerDatabase, match="9999"):
+        await open_sqlite(tmp_path / "x.db", clock=SystemClock(), ids=SystemIds())
+
+
+CHILD = """
+import asyncio, sys
+from hansa.clock import SystemClock, SystemIds
+from hansa.kinds.resource import Key
+from hansa.store.port import Create
+from hansa.store.sqlite import open_sqlite
+
+async def main():
+    store = await open_sqlite(sys.argv[1], clock=SystemClock(), ids=SystemIds())
+    async def one(n):
+        for i in range(100000):
+            await store.commit(Create(Key("Disk", "projects/p/regions/r", f"{n}-{i}"), f"{n}-{i}", {"n": i}))
+            print(f"{n}-{i}", flush=True)
+    await asyncio.gather(*(one(n) for n in range(8)))
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    for turn in range(3):
+        path, out = tmp_path / f"{turn}.db", tmp_path / f"{turn}.out"
+        with out.open("wb") as file:
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=file)
+            while out.stat().st_size < 500 * (turn + 1):
+                assert child.poll() is None
+                time.sleep(0.01)
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+        told = out.read_text().rsplit("\n", 1)[0].splitlines()
+        store = await open_sqlite(path, clock=SystemClock(), ids=SystemIds())
+        kept = {s.uid for s in (await store.list(Query("Disk", SCOPE))).items}
+        assert told and set(told) <= kept
+        await store.close()
