@@ -59,3 +59,10 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
         path = ROOT / name
         if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".yaml", ""):
             assert not forbidden.search(path.read_text(errors="replace")), name
+
+
+def test_the_reference_is_fresh() -> None:
+    from hansa import reference
+
+    for name, text in reference.pages().items():
+        assert (ROOT / "docs/reference" / name).read_text() == text, f"{name}: run `python -m hansa.reference`"
