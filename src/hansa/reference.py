@@ -49,7 +49,8 @@ def settings() -> str:
 
 def errors() -> str:
     lines = ["# Errors", "", MADE, "| reason | HTTP | meaning |", "|---|---|---|"]
-    for kind in (HansaError, *_below(HansaError)):
+    every: list[type[HansaError]] = [HansaError, *_below(HansaError)]
+    for kind in every:
         if kind.__module__ == "hansa.errors":
             about = (kind.__doc__ or "").strip().splitlines()
             lines.append(f"| `{kind.reason}` | {kind.status} | {kind.__name__}: {about[0] if about else ''} |")

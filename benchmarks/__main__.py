@@ -1,0 +1,26 @@
+"""`scripts/bench [api|store|loop|boot|idle ...]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks import api, boot, store
+
+SUITES = {"store": store.run, "api": api.run, "boot": boot.run}
+
+
+def main(words: list[str]) -> int:
+    if unknown := set(words) - set(SUITES):
+        print(f"usage: scripts/bench [{'|'.join(SUITES)}]...; not known: {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    for word in words or SUITES:
+        figures: Iterable[dict[str, Any]] = SUITES[word]()
+        for figure in figures:
+            print(json.dumps(figure), flush=True)
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))
