@@ -24,6 +24,7 @@ from hansa.units import CONSOLE_BYTES_MAX, LIST_LIMIT_MAX
 Logs = Callable[[AnyResource, int], Awaitable[bytes]]
 Revoke = Callable[[AnyResource, str, float], Awaitable[list[Write]]]
 LINKS_SHOWN = 32
+RUNS_ON = ("simulated", "accelerator", "isolation", "network", "engine", "ssh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class Actions:
                 "at": rfc3339(due.due_at) if due and due.due_at is not None else None,
                 "in": round(due.due_at - now, 1) if due and due.due_at is not None else None,
             },
+            "runsOn": {k: shown["status"][k] for k in RUNS_ON if k in shown["status"]},
             "help": reason.help if reason else "",
         }
 

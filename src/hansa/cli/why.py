@@ -34,6 +34,11 @@ def screen(why: dict[str, Any]) -> list[str]:
     lines += ["", "conditions"]
     for c in why["conditions"]:
         lines.append(f"  {c['type']:<16} {c['status']:<7} {c['reason']:<20} {c.get('message', '')}".rstrip())
+    if why["runsOn"]:
+        words = ", ".join(f"{k}: {v}" for k, v in why["runsOn"].items() if k != "ssh")
+        lines += ["", f"runs on  {words}"]
+        if why["runsOn"].get("accelerator") == "tcg":
+            lines.append("  isolation none: emulation is no wall between strangers; for trying things out only")
     if decision := why["decision"]:
         lines += ["", f"placement  (decision {decision['id']}, {decision['at']})"]
         lines += [f"  chosen   {c['host']}" for c in decision["chosen"]] or ["  chosen   none"]
