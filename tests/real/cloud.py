@@ -25,12 +25,12 @@ class RealCloud:
         self.process: subprocess.Popen[bytes] | None = None
         self.client: Client | None = None
 
-    def start(self) -> Client:
+    def start(self, **environment: str) -> Client:
         out = self.folder / "out"
         with out.open("wb") as file, (self.folder / "err").open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "hansa", "up", "--data", str(self.data), "--port", "0"],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=errors,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=errors, env={**os.environ, **environment},
             )  # fmt: skip
         end = time.monotonic() + 30
         while b"ready" not in out.read_bytes():

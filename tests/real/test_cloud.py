@@ -226,3 +226,19 @@ def test_a_guest_that_switches_itself_off_stays_off_until_it_is_started(cloud: R
     subprocess.run([*hansa, "start", "web", "--data", str(cloud.data)], check=True, capture_output=True, timeout=60)
     client.wait("vm", "web")
     assert len(cloud.guests()) == 1
+
+
+def test_without_qemu_a_machine_says_what_to_install_and_never_falls_back(cloud: RealCloud, tmp_path: Path) -> None:
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for folder in ("/usr/bin", "/usr/sbin"):
+        for program in Path(folder).iterdir():
+            if not program.name.startswith("qemu") and not (bare / program.name).exists():
+                (bare / program.name).symlink_to(program)
+    client = cloud.start(PATH=str(bare))
+    client.create("disk", "d", disk("d"))
+    client.create("vm", "v", machine("d"))
+    with pytest.raises(HansaError) as raised:
+        client.wait("vm", "v", timeout_s=30)
+    assert "ProvisioningFailed" in raised.value.message and "qemu" in raised.value.message
+    assert client.get("vm", "v")["status"]["virtualMachineStatus"] == "ProvisioningFailed"

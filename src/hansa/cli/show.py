@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hansa.sdk.names import Known, short_ref
+from hansa.units import human_size
 
 Document = dict[str, Any]
 GREEN, YELLOW, RED = "32", "33", "31"
@@ -36,7 +37,7 @@ def listing(known: Known, items: Sequence[Document], now: datetime | None = None
     rows = []
     for item in items:
         ready = ready_of(item)
-        cells = [cell(at(item, path)) for _, path in known.columns]
+        cells = [column(at(item, path), path) for _, path in known.columns]
         rows.append([item["metadata"]["id"], ready.get("status", "-"), reason_of(item), *cells, age(item, moment)])
     return table(headings, rows)
 
@@ -63,6 +64,11 @@ def at(document: Any, path: str) -> Any:
         else:
             return None
     return document
+
+
+def column(value: Any, path: str) -> str:
+    """As `cell`; an amount of bytes is shown in the unit that people use."""
+    return human_size(value) if path.endswith("Bytes") and isinstance(value, int) else cell(value)
 
 
 def cell(value: Any) -> str:

@@ -33,6 +33,7 @@ from hansa.kinds.compute import (
 )
 from hansa.kinds.fleet import Host
 from hansa.kinds.networking import PublicIP, SecurityGroup, Subnet
+from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.placement.place import Decision, place
@@ -89,12 +90,20 @@ class Machines:
             message = f"disk {late.name} is not ready: {ready.reason if ready else 'Creating'}"
             if ready and ready.message:
                 message += f" ({ready.message})"
+            if ready and is_terminal(ready.reason):
+                return None, self._failed(it, world, message)
             return None, self._wait(it, world, "WaitingForReference", message)
         return parts, Outcome()
 
     def _wait(self, it: VirtualMachine, world: World, reason: str, message: str) -> Outcome:
         said = conditions(it, world.clock.now(), False, reason, message)
         return Outcome(it.status.model_copy(update={"conditions": said}), again_in_s=5.0, expect_s=READY_WITHIN_S)
+
+    def _failed(self, it: VirtualMachine, world: World, message: str) -> Outcome:
+        """What it points at can never be; it is looked at again when that changes."""
+        said = conditions(it, world.clock.now(), False, "ProvisioningFailed", message)
+        more = {"conditions": said, "virtual_machine_status": "ProvisioningFailed", "placement": _zone(it)}
+        return Outcome(it.status.model_copy(update=more), again_in_s=30.0)
 
     def _at_rest(self, it: VirtualMachine, parts: Parts, world: World) -> Outcome:
         """Never started, and not wanted to run: stopped, which is what the spec wants."""
