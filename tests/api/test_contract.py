@@ -7,7 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from .conftest import Talk, ready_of
+from hansa.wiring import write_places
+
+from .conftest import FLEET, Talk, ready_of
 
 pytestmark = pytest.mark.anyio
 
@@ -370,3 +372,10 @@ async def test_catalogues_are_whole_and_cannot_be_changed(talk: Talk) -> None:
     assert (await talk.read("/compute/v1beta2/global/computeProfiles/a1a.m"))["spec"]["vCPUs"] == 4
     assert (await talk.call("DELETE", "/compute/v1beta2/global/computeProfiles/a1a.m")).status_code == 405
     assert (await talk.http.get("/openapi.json")).json()["openapi"] == "3.1.0"
+
+
+async def test_without_stand_ins_a_published_image_cannot_be_had(talk: Talk, cloud: Any) -> None:
+    await write_places(cloud.store, cloud.world.ids, FLEET, stand_ins=False)
+    await talk.make(talk.at("disks"), "d", DISK)
+    failed = await talk.until(talk.at("disks/d"), "False")
+    assert ready_of(failed)["reason"] == "ImageUnavailable" and "stand-ins" in ready_of(failed)["message"]

@@ -1,4 +1,4 @@
-"""The commands of the first tutorial are run as they are written, in one shell, from top to bottom."""
+"""The commands of the tutorial and of the README are run as they are written, in one shell, from top to bottom."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def script(text: str, key: Path) -> str:
     lines = []
     for line in blocks.splitlines():
         command = line.replace("~/.ssh/id_ed25519", str(key))
-        if command.startswith("hansa ssh"):
+        if command.startswith("hansa ssh") and " -- " not in command:
             command += " -- uname -a"
         if command.startswith(".venv/bin/hansa up"):
             command = command.replace("hansa up", "hansa up --port 0")
@@ -27,19 +27,34 @@ def script(text: str, key: Path) -> str:
     return "set -e\n" + "\n".join(lines) + STOP
 
 
-def test_the_first_tutorial_works_as_written(tmp_path: Path) -> None:
-    text = TUTORIAL.read_text()
-    key = tmp_path / "key"
+def prepare(folder: Path) -> Path:
+    """The tutorial's web.yaml with a key of the test's own, beside the same .venv."""
+    key = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    (tmp_path / "web.yaml").write_text(
-        re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0].replace(
-            "ssh-ed25519 AAAA... me", key.with_suffix(".pub").read_text().strip()
-        )
-    )
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts/install").symlink_to(ROOT / "scripts/install")
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
-    whole = script(text, key).replace("scripts/install\n", "", 1)  # it ran before the tests
-    done = subprocess.run(["bash", "-c", whole], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    given = re.findall(r"```yaml\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)[0]
+    public = key.with_suffix(".pub").read_text().strip()
+    (folder / "web.yaml").write_text(given.replace("ssh-ed25519 AAAA... me", public))
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    return key
+
+
+def run(whole: str, folder: Path) -> str:
+    done = subprocess.run(["bash", "-c", whole], cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Linux web-1" in done.stdout and "is Ready" in done.stdout
+    return done.stdout
+
+
+def test_the_first_tutorial_works_as_written(tmp_path: Path) -> None:
+    key = prepare(tmp_path)
+    whole = script(TUTORIAL.read_text(), key).replace("scripts/install\n", "", 1)  # it ran before the tests
+    said = run(whole, tmp_path)
+    assert "Linux web-1" in said and "is Ready" in said
+
+
+def test_the_examples_of_the_readme_work_as_written(tmp_path: Path) -> None:
+    key = prepare(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("## Five examples") :]
+    text = re.sub(r"```python\n(.*?)```", r"```sh\npython - <<'PY'\n\1PY\n```", text, flags=re.DOTALL)
+    said = run(script(text, key).replace(STOP, "\nhansa delete -f web.yaml --wait" + STOP), tmp_path)
+    assert "Linux web-1" in said and "10 GB" in said and '"openapi":"3.1.0"' in said and "spec.diskSize" not in said
