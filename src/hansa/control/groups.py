@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from hansa.control.machines import memberships
+from hansa.control.machine_admission import memberships
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
 from hansa.errors import Refused

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from hansa.control.hosts import CPU, GPU, MEMORY, capacity_scope, fleet_view, group_scope
 from hansa.control.networks import address_scope, usable_v4
@@ -18,7 +17,6 @@ from hansa.control.world import World
 from hansa.engines.ports import Machine, MachineReport, MachineState, Nic, PluggedDisk, Seed
 from hansa.errors import Full, Refused, Retry
 from hansa.kinds.compute import (
-    GROUP_MEMBERS_MAX,
     AttachedDisk,
     ComputeProfile,
     Disk,
@@ -32,7 +30,7 @@ from hansa.kinds.compute import (
     user_data_bytes,
 )
 from hansa.kinds.fleet import Host
-from hansa.kinds.networking import PublicIP, SecurityGroup, Subnet
+from hansa.kinds.networking import PublicIP, Subnet
 from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Document, Key
@@ -40,7 +38,7 @@ from hansa.placement.place import Decision, place
 from hansa.placement.request import Request
 from hansa.policy.decide import decide
 from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, TerritoryRule
-from hansa.store.port import Append, Birth, Claim, Release, Reserve, Write
+from hansa.store.port import Append, Claim, Reserve, Write
 
 READY_WITHIN_S = 300.0
 POLL_S = 0.5
@@ -471,64 +469,3 @@ async def claims_for(it: VirtualMachine, parts: Parts, host: str, index: int, wo
     if parts.group is not None:
         claims.append(Claim(group_scope(parts.group.uid), host))
     return tuple(claims)
-
-
-# -- admission ----------------------------------------------------------------------------------
-
-
-async def machine_born(it: AnyResource, world: World) -> Birth:
-    """Its disks and its public address are its own from the first commit on."""
-    assert isinstance(it, VirtualMachine)
-    from hansa.control.outcome import born_waiting
-
-    claims = await exclusive_claims(it, world)
-    also: tuple[Write, ...] = (Reserve(it.uid, claims),)
-    await check_group(it, world)
-    return Birth(born_waiting(world.clock.now(), virtualMachineStatus="Creating"), also=also)
-
-
-async def machine_amended(old: AnyResource, new: AnyResource, world: World) -> tuple[Write, ...]:
-    """Takes what the new spec names and gives back what it no longer names."""
-    assert isinstance(old, VirtualMachine) and isinstance(new, VirtualMachine)
-    before, after = await exclusive_claims(old, world), await exclusive_claims(new, world)
-    await check_group(new, world)
-    gone = [c.scope for c in before if c not in after]
-    writes: list[Write] = [Release(new.uid, tuple(gone))] if gone else []
-    return (*writes, Reserve(new.uid, after))
-
-
-async def exclusive_claims(it: VirtualMachine, world: World) -> tuple[Claim, ...]:
-    claims: list[Claim] = []
-    for use in it.spec.disks:
-        disk = await world.follow(Disk, full_ref(use.disk_ref, ("Disk",), it.key.scope))
-        if disk is not None:
-            claims.append(Claim(f"uses/{disk.uid}", "machine", note=it.name))
-    if it.spec.networking.public_ip_ref:
-        ip = await world.follow(PublicIP, full_ref(it.spec.networking.public_ip_ref, ("PublicIP",), it.key.scope))
-        if ip is not None:
-            claims.append(Claim(f"uses/{ip.uid}", "machine", note=it.name))
-    return tuple(claims)
-
-
-async def check_group(it: VirtualMachine, world: World) -> None:
-    ref = it.spec.placement.placement_group_ref
-    group = await world.follow(PlacementGroup, full_ref(ref, ("PlacementGroup",), it.key.scope)) if ref else None
-    if group is None:
-        return
-    members = [m for m in await world.pointing(VirtualMachine, group.key) if m.uid != it.uid]
-    if len(members) >= GROUP_MEMBERS_MAX:
-        raise Full(
-            "groups", group.name, f"placement group {group.name} holds {GROUP_MEMBERS_MAX} machines, the most it may"
-        )
-
-
-async def machine_preview(it: AnyResource, world: World) -> Document:
-    """Where it would go now: the same decision as the loop's."""
-    assert isinstance(it, VirtualMachine)
-    found = await read_parts(it, world)
-    return shown(await decide_place(it, found, world)) if found else {"chosen": [], "refused": []}
-
-
-def memberships(it: SecurityGroup, machines: list[VirtualMachine]) -> tuple[dict[str, Any], ...]:
-    """Who is in a group: active once the machine is ready."""
-    return tuple({"securityGroupMemberRef": m.ref, "status": "Active" if m.ready else "Pending"} for m in machines)

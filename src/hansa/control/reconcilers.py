@@ -10,7 +10,8 @@ from hansa.control.accounts import Credentials, ServiceAccounts, credential_born
 from hansa.control.disks import Disks
 from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
 from hansa.control.hosts import Hosts
-from hansa.control.machines import Machines, Unseal, machine_amended, machine_born, machine_preview
+from hansa.control.machine_admission import machine_amended, machine_born, machine_preview
+from hansa.control.machines import Machines, Unseal
 from hansa.control.networks import SubnetsOf, VirtualPrivateClouds, guard_default, subnet_born, vpc_born
 from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
 from hansa.control.projects import Projects, project_born
