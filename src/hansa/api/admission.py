@@ -16,7 +16,7 @@ from hansa.api.view import at, put
 from hansa.errors import FieldError, Forbidden, ImmutableField, Invalid, NotFound, Unbuilt
 from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Organization, Project
-from hansa.kinds.registry import all_kinds, all_unbuilt, full_ref, key_of
+from hansa.kinds.registry import all_unbuilt, full_ref, is_built, key_of
 from hansa.kinds.resource import AnyResource, Document, Key, Spec
 from hansa.kinds.rules import FoundRef, references
 from hansa.kinds.sovereignty import SovereigntyPolicy
@@ -142,7 +142,7 @@ def _link(key: Key, found: FoundRef) -> LinkTo | None:
 
 
 def _known(found: FoundRef) -> bool:
-    return any(k.kind == found.to.kinds[0] for k in all_kinds())
+    return is_built(found.to.kinds[0])
 
 
 def check_same_place(key: Key, path: str, text: str) -> None:

@@ -48,11 +48,16 @@ def shape(scope: str) -> str:
 
 
 def all_kinds() -> Iterator[type[Resource[Any, Any]]]:
-    yield from _KINDS.values()
+    """By name, whatever the order in which they were declared."""
+    yield from (kind for _, kind in sorted(_KINDS.items()))
 
 
 def all_unbuilt() -> Iterator[Unbuilt]:
     yield from _UNBUILT
+
+
+def is_built(name: str) -> bool:
+    return name in _KINDS
 
 
 def kind_named(name: str) -> type[Resource[Any, Any]]:
