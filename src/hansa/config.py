@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -25,6 +26,21 @@ class Settings(BaseSettings):
     memory_overcommit: float = Field(
         2.0, gt=0, le=16, description="memory promised for each real byte, on this machine"
     )
+    disk_overcommit: float = Field(
+        50.0, gt=0, le=1000, description="disk promised for each real byte of a zone's hosts, simulated ones too"
+    )
+    network: str = Field(
+        "", pattern="^(|namespaces|user-namespaces|userspace)$",
+        description="forces a way of making networks instead of the probe's answer",
+    )  # fmt: skip
+    uplink: str = Field("", pattern="^(|none)$", description="`none`: guests have no way out; empty: what the host can")
+    uplink_allowed: str = Field(
+        "", description="private networks outside that guests may reach by the way out, comma separated CIDRs"
+    )
+    public_ranges: str = Field(
+        "203.0.113.0/24,198.51.100.0/24,192.0.2.0/24",
+        description="ranges of public addresses, comma separated CIDRs; as shipped for documentation (RFC 5737)",
+    )
     stand_ins: bool = Field(True, description="published images may be stood in for by ours; off: ImageUnavailable")
     access_token_s: int = Field(900, ge=60, le=3600, description="life of a user's access token, seconds")
     audiences: str = Field("", description="more accepted `aud` values of service account assertions, comma separated")
@@ -33,6 +49,13 @@ class Settings(BaseSettings):
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
     image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
+
+    @field_validator("uplink_allowed", "public_ranges")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for word in filter(None, (w.strip() for w in text.split(","))):
+            ipaddress.ip_network(word)
+        return text
 
 
 def run_folder(cloud_id: str) -> Path:

@@ -1,4 +1,7 @@
-"""The catalogues of the contract (3.1.1 and 3.1.2): profiles and published images."""
+"""The catalogues of the contract (3.1.1 and 3.1.2): profiles and published images.
+
+What an image is named after is what boots: `osImage` and `osVersion` are those of the family that stands behind it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ IMAGES = (
     "rocky.9-5.1", "rocky.8-10.1", "opensuse.15-6.1", "opensuse.15-5.1", "sles.15-6.1", "sles.15-5.1",
     "sl-micro.6-1.1",
 )  # fmt: skip
-TINY_BYTES = 1  # GB
+TINY, DEBIAN = ("tiny", "1", 1), ("debian", "12", 10)  # family and system, its version, the size of a disk in GB
 
 
 def profiles() -> dict[str, Document]:
@@ -41,16 +44,20 @@ def _profile(vcpus: int, memory: int, unit: str) -> Document:
 
 def images(*, stand_ins: bool) -> dict[str, tuple[Document, str]]:
     """Every image by id, with the family that really boots ("" when nothing does)."""
-    found = {"tiny.1": (_tiny("The tiny test guest: busybox, dropbear and Debian's kernel."), "tiny")}
+    found = {
+        "tiny.1": (_image(TINY, "The tiny test guest: busybox, dropbear and Debian's kernel."), TINY[0]),
+        "debian.12-1": (_image(DEBIAN, "Debian 12 with cloud-init, built here from Debian's packages."), DEBIAN[0]),
+    }
     for name in IMAGES:
         if stand_ins:
-            found[name] = (_tiny(f"Stands in for {name}: this is the tiny test guest, not that image."), "tiny")
+            found[name] = (_image(DEBIAN, f"Stands in for {name}: this is Debian 12, not that image."), DEBIAN[0])
         else:
             said = f"Not imported: {name} cannot be had here, and stand-ins are switched off."
-            found[name] = ({**_tiny(said), "osImage": "unavailable", "osVersion": "0"}, "")
+            found[name] = (_image(("unavailable", "0", DEBIAN[2]), said), "")
     return found
 
 
-def _tiny(description: str) -> Document:
-    return {"osImage": "tiny", "osVersion": "1", "version": 1, "defaultSize": {"amount": TINY_BYTES, "unit": "GB"},
-            "osArch": "amd64", "description": description}  # fmt: skip
+def _image(system: tuple[str, str, int], description: str) -> Document:
+    os_image, os_version, amount = system
+    return {"osImage": os_image, "osVersion": os_version, "version": 1,
+            "defaultSize": {"amount": amount, "unit": "GB"}, "osArch": "amd64", "description": description}  # fmt: skip

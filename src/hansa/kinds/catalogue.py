@@ -9,7 +9,6 @@ from hansa.kinds.registry import unbuilt
 
 MODULES = (compute, fleet, iam, networking, sovereignty)
 
-unbuilt("compute", "v1beta2", REGIONAL, "hotswapDiskAttachments", "snapshots", reason="disks that come and go while a machine runs, and snapshots, follow with the full machines")  # fmt: skip
 unbuilt("compute", "v1beta2", REGIONAL, "customDiskImages", reason="custom images need object storage, which is not built yet")  # fmt: skip
 unbuilt("loadbalancer", "v1alpha1", REGIONAL, "loadBalancers", "backendPools", "backendServices", "l4Routes", reason="load balancers are not built yet")  # fmt: skip
 unbuilt("storage", "v1", REGIONAL, "buckets", "bucketServiceAccounts", "bucketServiceAccountSecrets", "fileStores", reason="object and file storage are not built yet")  # fmt: skip

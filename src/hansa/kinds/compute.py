@@ -1,4 +1,4 @@
-"""Machines, disks, placement groups and the two catalogues that they choose from.
+"""Machines, disks, snapshots, attachments, placement groups and the two catalogues that they choose from.
 
 The contract's section 3.2 and 3.1, field by field; nothing here decides or does anything.
 """
@@ -149,8 +149,15 @@ class DiskStatus(Status):
     disk_usage: tuple[DiskUsage, ...] = ()
     simulated: bool | None = None
     host: str | None = hidden()  # where its bytes are
-    size_bytes: int = hidden(0)
-    family: str | None = hidden()  # image family that it was made from
+    size_bytes: int = hidden(0)  # as the engine made it, 0: not yet
+    family: str | None = hidden()  # image family that it was made from, "": none
+    source: str | None = hidden()  # uid of the snapshot that it is a copy of
+    begun: bool = hidden(False)  # an engine may be making the copy
+
+    @property
+    def made(self) -> bool:
+        """It exists, whatever is going on with it now: what it was made from is not needed any more."""
+        return self.size_bytes > 0
 
 
 class Disk(
@@ -159,7 +166,45 @@ class Disk(
     columns=(("SIZE", "status.diskSize"), ("ZONE", "status.placement.zone"), ("IMAGE", "spec.source.diskImageRef"),
              ("USED BY", "status.diskUsage.0.virtualMachineRef")),
 ):  # fmt: skip
-    """A block device of one zone: blank, or made from an image. Costs nothing until written."""
+    """A block device of one zone: blank, from an image or from a snapshot. It claims its size of the zone's pool."""
+
+
+# -- snapshots ----------------------------------------------------------------------------------
+
+
+class SnapshotSpec(Spec):
+    disk_ref: Annotated[str, refers("Disk", holds=False)] = fixed()
+
+
+class SnapshotPlacement(Wire):
+    zones: str  # one zone, in spite of its name
+
+
+class SnapshotStatus(Status):
+    creation_time: str | None = None  # the moment that it shows
+    restore_size: Size | None = None
+    placement: SnapshotPlacement | None = None
+    simulated: bool | None = None
+    source: str | None = hidden()  # uid of the disk
+    begun: bool = hidden(False)  # an engine may be making the copy
+    family: str | None = hidden()  # image family of the disk, "": none
+
+    @property
+    def made(self) -> bool:
+        """It exists: the disk is not needed any more."""
+        return self.creation_time is not None
+
+
+class Snapshot(
+    Resource[SnapshotSpec, SnapshotStatus],
+    service="compute", version="v1beta2", collection="snapshots", scope=REGIONAL, short=("snap", "snaps"),
+    columns=(("DISK", "spec.diskRef"), ("SIZE", "status.restoreSize"), ("ZONE", "status.placement.zones"),
+             ("TAKEN", "status.creationTime")),
+):  # fmt: skip
+    """A full copy of a disk at one moment, crash-consistent: what a power cut would have left on it.
+
+    A running guest should write out first what it holds in memory. Once Ready it needs the disk no more.
+    """
 
 
 # -- machines -----------------------------------------------------------------------------------
@@ -267,6 +312,18 @@ class AttachedDisk(Wire):
     device: str
 
 
+class HotswapDisk(Wire):
+    """One disk that comes and goes, as the machine's engine last saw it."""
+
+    hotswap_disk_attachment_ref: str
+    attached: bool
+    disk_ref: str
+    device: str | None = None  # in the guest, while it is attached
+    serial: str | None = None
+    reason: Literal["HotswapDiskInvalid", "HotswapVMInvalid"] | None = None  # it cannot be attached
+    message: str | None = None
+
+
 class MachineAddresses(Wire):
     private_ipv4_address: str | None = Field(None, alias="privateIPv4Address")
     public_ipv4_address: str | None = Field(None, alias="publicIPv4Address")
@@ -292,6 +349,7 @@ class SshEndpoint(Wire):
 class VirtualMachineStatus(Status):
     virtual_machine_status: str = "Creating"
     attached_disks: tuple[AttachedDisk, ...] = ()
+    hotswap_disk_attachments: tuple[HotswapDisk, ...] = ()
     networking: MachineAddresses | None = None
     placement: MachineZone | None = None
     simulated: bool | None = None
@@ -304,6 +362,8 @@ class VirtualMachineStatus(Status):
     failures: int = hidden(0)
     not_before: float | None = hidden()  # epoch seconds: no restart of a dead guest before
     mac: str | None = hidden()
+    vpc: str | None = hidden()  # uid of the network that it is plugged into
+    released: tuple[str, ...] = hidden(())  # uids of attachments on their way out whose disks the engine let go
 
 
 class VirtualMachine(
@@ -312,7 +372,7 @@ class VirtualMachine(
     columns=(("STATE", "status.virtualMachineStatus"), ("PROFILE", "spec.computeProfileRef"),
              ("ZONE", "spec.placement.zone"), ("ADDRESS", "status.networking.privateIPv4Address"),
              ("PUBLIC", "status.networking.publicIPv4Address")),
-    actions=("start", "stop", "logs", "ssh"),
+    actions=("start", "stop", "logs", "console", "ssh"),
 ):  # fmt: skip
     """A virtual machine on one host."""
 
@@ -343,6 +403,40 @@ def user_data_bytes(text: str) -> bytes:
     except (binascii.Error, ValueError):
         return text.encode()
     return raw if raw and not text.startswith(("#", "Content-Type")) else text.encode()
+
+
+# -- attachments --------------------------------------------------------------------------------
+
+
+class HotswapDiskAttachmentSpec(Spec):
+    virtual_machine_ref: Annotated[str, refers("VirtualMachine", holds=False)] = fixed()
+    disk_ref: Annotated[str, refers("Disk")] = fixed()
+
+
+class HotswapDiskAttachmentStatus(Status):
+    serial: str = ""
+    simulated: bool | None = None
+
+
+class HotswapDiskAttachment(
+    Resource[HotswapDiskAttachmentSpec, HotswapDiskAttachmentStatus],
+    service="compute", version="v1beta2", collection="hotswapDiskAttachments", scope=REGIONAL,
+    short=("hotswap", "attachment", "attachments"),
+    columns=(("MACHINE", "spec.virtualMachineRef"), ("DISK", "spec.diskRef"), ("SERIAL", "status.serial")),
+):  # fmt: skip
+    """A disk that is plugged into a machine while it runs, and out again.
+
+    The guest finds it as /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_<serial>. Unmount it there before you
+    delete this: Linux does not refuse to give up a mounted disk.
+    """
+
+
+DISK_LABEL = "compute.evroc.com/disk-attachment-disk"  # system label of every attachment: the disk's id
+
+
+def device_of(serial: str) -> str:
+    """Where a guest finds the hot disk of this serial."""
+    return f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{serial}"
 
 
 # -- placement groups ---------------------------------------------------------------------------
@@ -376,3 +470,4 @@ class PlacementGroup(
 
 
 GROUP_MEMBERS_MAX = 5
+ATTACHMENTS_PER_MACHINE_MAX = 64

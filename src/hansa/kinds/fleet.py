@@ -59,7 +59,10 @@ class HostStatus(Status):
     capacity: Capacity = Capacity()
     accelerator: str = ""
     isolation: str = ""
-    network: str = ""
+    network: str = ""  # how networks are made there: namespaces, user-namespaces, userspace, simulated
+    uplink: str = ""  # the guests' way out: pasta, slirp, none
+    limits: tuple[str, ...] = ()  # what bounds a guest there beyond QEMU's own limits: cpu, memory, pids, io
+    disk_free_bytes: int = 0
     engine: str = ""
     simulated: bool = False
     message: str = ""
@@ -69,7 +72,7 @@ class Host(
     Resource[HostSpec, HostStatus],
     service="fleet", version="v1", collection="hosts", scope="", verbs="GL",
     columns=(("REGION", "spec.region"), ("ZONE", "spec.zone"), ("SIMULATED", "status.simulated"),
-             ("ACCELERATOR", "status.accelerator"), ("ISOLATION", "status.isolation"), ("NETWORK", "status.network"),
+             ("ACCELERATOR", "status.accelerator"), ("ISOLATION", "status.isolation"), ("NETWORK", "status.network"), ("UPLINK", "status.uplink"),
              ("VCPUS", "status.capacity.vCPUs"), ("MEMORY", "status.capacity.memoryBytes")),
 ):  # fmt: skip
     """A machine that runs machines. `simulated` ones exist only on paper."""

@@ -69,6 +69,7 @@ class VirtualPrivateCloudStatus(Status):
     assigned_ipv6_gua_block: str | None = Field(None, alias="assignedIPv6GUABlock")
     available_ipv4_cidr_blocks: tuple[str, ...] | None = Field(None, alias="availableIPv4CidrBlocks")
     subnets: Subnets | None = None
+    hosts: tuple[str, ...] = hidden(())  # where it was made, to be taken down there when its last machine goes
 
 
 class VirtualPrivateCloud(
@@ -167,6 +168,11 @@ class Remote(Wire):
         if sum(v is not None for v in given) > 1:
             raise ValueError("names more than one kind of remote")
         return self
+
+    @property
+    def is_named(self) -> bool:
+        """Does it name somebody? Empty, it is anyone."""
+        return any((self.address, self.security_group_ref, self.subnet_ref, self.vpc_ref))
 
 
 class SecurityRule(Wire):

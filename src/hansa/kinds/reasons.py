@@ -34,6 +34,9 @@ _ALL = [
     Reason("WaitingForReference", "working", "Something that it points at is not there or not ready yet."),
     Reason("WaitingForContents", "working", "What is inside is being removed first."),
     Reason("ImageBuilding", "working", "The image is being built on this machine; the message says how far."),
+    Reason("Copying", "working", "It is being copied; the message says how far."),
+    Reason("DetachPending", "working", "The guest does not let go of the disk: unmount it there, or stop the machine."),
+    Reason("HostDiskFull", "working", "The host's disk is full: the operator must make room; it goes on by itself."),
     Reason("GuestPoweredOff", "working", "The guest switched itself off. `hansa start` starts it again."),
     Reason("GuestDied", "working", "The machine's process ended; it is started again with back-off."),
     Reason("StaleGeneration", "working", "The engine has seen a newer spec; the next pass follows that."),
@@ -50,7 +53,8 @@ _ALL = [
     Reason("PolicyDenied", "terminal", "A policy forbids it; the message names the rule."),
     Reason("QuotaExceeded", "terminal", "A quota is spent."),
     Reason("AddressesExceeded", "terminal", "The range has no free address."),
-    Reason("NotFiltered", "working", "Security groups are stored, but nothing filters yet on this host."),
+    Reason("NotFiltered", "working", "Its security groups are not enforced there (yet); the message says why."),
+    Reason("NotForwarded", "working", "The public address leads nowhere (yet); the message says why."),
     Reason("Filtered", "ready", "Security groups are enforced."),
 ]
 
