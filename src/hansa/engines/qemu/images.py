@@ -2,7 +2,8 @@
 
 An image is a folder `<digest>/` in a cache that every cloud of the machine shares: `image.json`, `disk.qcow2` and,
 for direct boot, `vmlinuz` and `initrd`, all read-only. The digest names recipe and packages, so a new build is a new
-folder and disks keep pointing to theirs. Building takes its own process, one at a time, whose progress is a file:
+folder and disks keep pointing to theirs. What a family is made of stands in its own module; here is the table of them.
+Building takes its own process, one at a time for each family, whose progress is a file:
 
     python -m hansa.engines.qemu.images build tiny
 """
@@ -17,22 +18,28 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hansa.engines.qemu import tiny
-from hansa.engines.qemu.debian import Archive, Deadline, Package
+from hansa.engines.qemu import image_debian, image_tiny
+from hansa.engines.qemu.apt import Archive, Package
+from hansa.engines.qemu.deadline import Deadline
 from hansa.engines.qemu.files import read_json, write_json
 from hansa.engines.qemu.process import reap, spawn
+from hansa.engines.qemu.qcow2 import head
+from hansa.engines.qemu.recipe import Recipe, Report, Work
 from hansa.errors import HansaError, Refused
 
-FAMILIES = ("tiny",)
+RECIPES: dict[str, Recipe] = {"tiny": image_tiny.RECIPE, "debian": image_debian.RECIPE}
+FAMILIES = tuple(RECIPES)
 BUILD_LIMIT_S = 600.0
 
 _BACKOFF_S, _BACKOFF_MAX_S = 30.0, 600.0
 _START_LIMIT_S = 10.0  # until a builder that was started holds the lock
+_TURN_LIMIT_S = BUILD_LIMIT_S + 30.0  # until another builder of the family has ended
+_TURN_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,11 @@ class Image:
     def initrd(self) -> Path:
         return self.folder / "initrd"
 
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes of the cache."""
+        return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
+
 
 @dataclass(frozen=True, slots=True)
 class Building:
@@ -76,9 +88,6 @@ class Unavailable:
     """It could not be built; `message` says why and what to do. It is tried again after a pause."""
 
     message: str
-
-
-Report = Callable[[float, str], None]
 
 
 def default_cache() -> Path:
@@ -139,12 +148,11 @@ class ImageStore:
             return Unavailable(f"there is no image {family} on this host; there are: {', '.join(FAMILIES)}")
         if image := self.find(family):
             return image
+        if building := self.building(family):
+            return building
         progress = self.progress(family)
-        age_s = time.time() - progress.get("at", 0.0)
-        if self._being_built() or (progress.get("state") == "starting" and age_s < _START_LIMIT_S):
-            return Building(progress.get("progress", 0.0), progress.get("message", "building"))
         failures = progress.get("failures", 0)
-        if progress.get("state") == "failed" and age_s < _pause_s(failures):
+        if progress.get("state") == "failed" and time.time() - progress.get("at", 0.0) < _pause_s(failures):
             return Unavailable(progress.get("message", "the build failed"))
         if progress.get("state") in ("starting", "building"):  # its process ended without a word
             failures += 1
@@ -154,14 +162,25 @@ class ImageStore:
                 return Unavailable(said)
         return self._start(family, failures)
 
+    def building(self, family: str) -> Building | None:
+        """How far the build of `family` is that goes on now, None when none does. Starts nothing."""
+        progress = self.progress(family)
+        starting = progress.get("state") == "starting" and time.time() - progress.get("at", 0.0) < _START_LIMIT_S
+        if starting or self._being_built(family):
+            return Building(progress.get("progress", 0.0), progress.get("message", "building"))
+        return None
+
     def progress(self, family: str) -> dict[str, Any]:
         """What the last build of `family` said: state (starting, building, failed, done), progress, message, at."""
         return read_json(self.cache / f"build-{family}.json") or {}
 
     def build(self, family: str, on_progress: Report = lambda _share, _doing: None) -> Image:
-        """Build `family` here and now, or wait for whoever does. Blocks; raises Refused (ImageUnavailable)."""
+        """Build `family` here and now; while another builder is at it, wait and tell how far that one is.
+
+        Blocks. Raises Refused (ImageUnavailable).
+        """
         _make_cache(self.cache)
-        with _locked(self.cache / "build.lock"):
+        with self._turn(family, on_progress):
             failures = self.progress(family).get("failures", 0)
 
             def report(share: float, doing: str, state: str = "building", failed: int = 0) -> None:
@@ -181,50 +200,55 @@ class ImageStore:
             return image
 
     def _build(self, family: str, report: Report) -> Image:
-        for leftover in self.cache.glob(".build-*"):
+        for leftover in self.cache.glob(f".build-{family}-*"):
             shutil.rmtree(leftover)
         deadline = Deadline(BUILD_LIMIT_S)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=self.cache) as name:
-            scaffold = Path(name)
-            archive = Archive(scaffold / "apt", deadline)
-            packages = tiny.packages(archive)
-            recipe = self._recipe(family)
-            digest = _digest(recipe, packages)
+        with tempfile.TemporaryDirectory(prefix=f".build-{family}-", dir=self.cache) as name:
+            aside, folder = Path(name) / "aside", Path(name) / "image"
+            aside.mkdir()
+            folder.mkdir()
+            archive = Archive(aside / "apt", deadline)
+            packages = RECIPES[family].packages(archive)
+            digest = _digest(self._recipe(family), packages)
             if image_in(self.cache / digest) is None:
-                work = scaffold / "image"
-                work.mkdir()
-                tiny.build(archive, packages, work, deadline, report)
-                self._keep(work, digest, family, recipe, packages)
+                work = Work(folder, aside, archive, tuple(packages), digest, deadline, report)
+                installed = RECIPES[family].build(work)
+                self._keep(work, family, installed)
         self._point(family, digest)
         image = self.find(family)
         if image is None:
             raise Refused("ImageUnavailable", f"the image {family} was built and is not there: {self.cache / digest}")
         return image
 
-    def _keep(self, work: Path, digest: str, family: str, recipe: str, packages: list[Package]) -> None:
+    def _keep(self, work: Work, family: str, installed: Sequence[str]) -> None:
         """Make the folder durable and read-only; its appearance under the digest is the commit."""
+        recipe = RECIPES[family]
+        disk = head(work.folder / "disk.qcow2")
+        if disk is None:
+            raise Refused("ImageUnavailable", f"the recipe of {family} made no disk")
         write_json(
-            work / "image.json",
+            work.folder / "image.json",
             {
                 "family": family,
-                "osImage": tiny.OS_IMAGE,
-                "osVersion": tiny.OS_VERSION,
-                "sizeBytes": tiny.DISK_BYTES,
-                "defaultBytes": tiny.DEFAULT_BYTES,
-                "append": tiny.APPEND,
-                "recipe": recipe,
+                "osImage": recipe.os_image,
+                "osVersion": recipe.os_version,
+                "sizeBytes": disk.size_bytes,
+                "defaultBytes": recipe.default_bytes,
+                "append": recipe.append,
+                "recipe": self._recipe(family),
                 "builtAt": time.time(),
-                "packages": [f"{package.name}={package.version}" for package in packages],
+                "packages": list(installed),
             },
         )
-        for file in work.iterdir():
+        for file in work.folder.iterdir():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
             file.chmod(0o444)
-        work.chmod(0o755)
-        if (self.cache / digest).exists():
-            shutil.rmtree(self.cache / digest)
-        work.rename(self.cache / digest)
+        work.folder.chmod(0o755)
+        kept = self.cache / work.digest
+        if kept.exists():
+            shutil.rmtree(kept)
+        work.folder.rename(kept)
 
     def _point(self, family: str, digest: str) -> None:
         fresh = self.cache / f".latest-{family}.part"
@@ -246,9 +270,30 @@ class ImageStore:
         said = {"state": state, "progress": progress, "message": message, "failures": failures, "at": time.time()}
         write_json(self.cache / f"build-{family}.json", said, mode=0o644)
 
-    def _being_built(self) -> bool:
+    @contextlib.contextmanager
+    def _turn(self, family: str, on_progress: Report) -> Iterator[None]:
+        """Hold the family's lock: one builder at a time, and no wait without an end."""
+        end = time.monotonic() + _TURN_LIMIT_S
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(_locked(self._lock(family)))
+                    break
+                except BlockingIOError:
+                    pass
+                if time.monotonic() > end:
+                    raise Refused("ImageUnavailable", f"another builder of {family} does not end")
+                other = self.progress(family)
+                on_progress(other.get("progress", 0.0), other.get("message", "building"))
+                time.sleep(_TURN_POLL_S)
+            yield
+
+    def _lock(self, family: str) -> Path:
+        return self.cache / f"build-{family}.lock"
+
+    def _being_built(self, family: str) -> bool:
         try:
-            with _locked(self.cache / "build.lock", wait=False):
+            with _locked(self._lock(family)):
                 return False
         except BlockingIOError:
             return True
@@ -258,8 +303,7 @@ class ImageStore:
     def _recipe(self, family: str) -> str:
         """A hash over everything of ours that makes the image what it is."""
         if family not in self._recipes:
-            parts = [Path(tiny.__file__).read_bytes(), *(tiny.guest_file(name) for name in tiny.GUEST_FILES)]
-            self._recipes[family] = hashlib.sha256(b"\0".join(parts)).hexdigest()
+            self._recipes[family] = hashlib.sha256(b"\0".join(RECIPES[family].ours())).hexdigest()
         return self._recipes[family]
 
 
@@ -282,11 +326,11 @@ def _make_cache(cache: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file. Without `wait`, BlockingIOError when another holds it, FileNotFoundError without a cache."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file. Raises BlockingIOError when another holds it, FileNotFoundError without a cache."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)

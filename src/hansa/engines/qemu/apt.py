@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from hansa.engines.qemu.deadline import Deadline
 from hansa.errors import Refused
 
 T = TypeVar("T")
 
 _URI = re.compile(r"^'(?P<uri>\S+)' (?P<file>\S+) \d+ (?P<hash>\S+)$", re.M)
+_TARGET = "$(CODENAME) $(RELEASE) $(REPO_URI) $(COMPONENT) $(ARCHITECTURE) $(ORIGIN) $(FILENAME)"
 _HELP = "check the network and /etc/apt/sources.list, run `apt-get update` as root, then `hansa image build`"
 
 
@@ -33,27 +33,16 @@ class Package:
     hash: str
 
 
-class Deadline:
-    """Every command of one build shares one limit."""
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Where this machine's apt has one release of Debian from: lines of a sources.list.
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    `indexed_at` (epoch seconds) is the age of the newest index: no package in it is younger.
+    """
 
-    def run(self, *command: str | Path, cwd: Path | None = None, text: str = "") -> str:
-        """Standard output of `command`. Raises Refused (ImageUnavailable) when it fails or is too slow."""
-        program = str(command[0])
-        try:
-            done = subprocess.run(
-                [str(word) for word in command], cwd=cwd, input=text, text=True, capture_output=True, check=False,
-                timeout=max(0.1, self._end - time.monotonic()), env=_environment(),
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise Refused("ImageUnavailable", f"{program} is missing: run scripts/install") from error
-        except subprocess.TimeoutExpired as error:
-            raise Refused("ImageUnavailable", f"{program} did not end in time") from error
-        if done.returncode:
-            raise Refused("ImageUnavailable", f"{program} failed: {_last_line(done.stderr)}", detail=done.stderr)
-        return done.stdout
+    codename: str
+    sources: tuple[str, ...]
+    indexed_at: int
 
 
 class Archive:
@@ -73,6 +62,19 @@ class Archive:
         """The versions that would be fetched now. Raises Refused for a name that apt does not know."""
         return self._twice(lambda: self._resolve(names))
 
+    def release(self, codename: str) -> Release:
+        """What apt knows of the release `codename`. Raises Refused when its sources have none of it."""
+        return self._twice(lambda: self._release(codename))
+
+    def system(self, release: Release, names: Sequence[str]) -> list[Package]:
+        """What an empty disk would get with `names`: these, all they depend on, and what every system has."""
+        return self._twice(lambda: self._system(release, names))
+
+    def proxy(self) -> str:
+        """The proxy of apt's own configuration, empty when it has none."""
+        found = re.search(r"^proxy='([^']*)'", self._apt("apt-config", "shell", "proxy", "Acquire::http::Proxy"))
+        return found[1] if found and found[1] != "DIRECT" else ""
+
     def unpack(self, packages: Sequence[Package], folder: Path) -> Path:
         """Fetch `packages` and unpack them into one tree below `folder`."""
         fetched, tree = folder / "packages", folder / "tree"
@@ -91,12 +93,39 @@ class Archive:
         return found.group(1)
 
     def _resolve(self, names: Sequence[str]) -> list[Package]:
-        text = self._apt("apt-get", "download", "--print-uris", "-q", *names)
-        found = [Package(*_name_and_version(match["file"]), match["hash"]) for match in _URI.finditer(text)]
+        found = _packages(self._apt("apt-get", "download", "--print-uris", "-q", *names))
         missing = sorted(set(names) - {package.name for package in found})
         if missing:
             raise Refused("ImageUnavailable", f"apt does not know {', '.join(missing)}: {_HELP}")
-        return sorted(found, key=lambda package: package.name)
+        return found
+
+    def _release(self, codename: str) -> Release:
+        sources, indexed_at = [], 0
+        for line in self._apt("apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages").splitlines():
+            its_codename, suite, uri, component, architecture, origin, file = line.split(" ")
+            of_it = its_codename == codename or its_codename.startswith(f"{codename}-")
+            if of_it and (origin, architecture) == ("Debian", "amd64"):
+                sources.append(f"deb {uri} {suite} {component}")
+                indexed_at = max(indexed_at, int(Path(file).stat().st_mtime))
+        if not sources:
+            raise Refused(
+                "ImageUnavailable", f"apt of this machine has no source of Debian {codename}: add one, {_HELP}"
+            )
+        return Release(codename, tuple(dict.fromkeys(sources)), indexed_at)
+
+    def _system(self, release: Release, names: Sequence[str]) -> list[Package]:
+        """As on a machine without packages, pins and other sources: what the new system's own apt will see."""
+        sources = self._folder / f"{release.codename}.list"
+        self._folder.mkdir(exist_ok=True)
+        sources.write_text("".join(f"{line}\n" for line in release.sources))
+        alone = {
+            "Dir::Etc::SourceList": sources, "Dir::Etc::SourceParts": "/dev/null", "Dir::State::Status": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null", "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::Cache::Archives": self._folder / "none", "Dir::Cache::PkgCache": "", "Dir::Cache::SrcPkgCache": "",
+            "APT::Install-Recommends": "false", "APT::Install-Suggests": "false", "Acquire::ForceHash": "SHA256",
+        }  # fmt: skip
+        options = [word for name, value in alone.items() for word in ("-o", f"{name}={value}")]
+        return _packages(self._apt("apt-get", *options, "install", "--print-uris", "-qq", "-y", "?essential", *names))
 
     def _fetch(self, packages: Sequence[Package], folder: Path) -> str:
         return self._apt("apt-get", "download", "-q", *(f"{p.name}={p.version}" for p in packages), cwd=folder)
@@ -123,18 +152,11 @@ class Archive:
         self._apt("apt-get", "update", "-q")
 
 
+def _packages(uris: str) -> list[Package]:
+    found = [Package(*_name_and_version(match["file"]), match["hash"]) for match in _URI.finditer(uris)]
+    return sorted(found, key=lambda package: package.name)
+
+
 def _name_and_version(file: str) -> tuple[str, str]:
     name, version, _ = unquote(file).split("_")
     return name, version
-
-
-def _environment() -> dict[str, str]:
-    """apt and friends in English, with the administrator's programs, and with nothing of ours that is secret."""
-    keep = ("HOME", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TMPDIR")
-    kept = {name: os.environ[name] for name in keep if name in os.environ}
-    return kept | {"LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

@@ -1,7 +1,7 @@
 """The tiny guest: Debian's cloud kernel, busybox and dropbear on a small ext4 disk, built without root.
 
 The kernel is started directly, with an initramfs that carries its drivers; everything else lives on the disk,
-so that a guest keeps its host key and its files. The guest's own scripts are in `guest/`.
+so that a guest keeps its host key and its files. The guest's own scripts are in `guest/tiny/`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from hansa.engines.qemu.apt import Archive, Package
 from hansa.engines.qemu.cpio import Archive as Cpio
-from hansa.engines.qemu.debian import Archive, Deadline, Package
+from hansa.engines.qemu.deadline import Deadline
+from hansa.engines.qemu.recipe import Recipe, Work
 from hansa.units import MIB
 
 APPEND = "console=ttyS0 quiet panic=-1 tiny.root=tinyroot"
-OS_IMAGE, OS_VERSION = "tiny", "1"
 DISK_BYTES = 64 * MIB
 DEFAULT_BYTES = 10**9
-
-GUEST_FILES = ("initramfs-init", "init", "poweroff-now", "udhcpc.script", "scsi-by-id", "sudo")
 
 # The static busybox: loading libc for every small command would add 2 s of boot under TCG.
 _DEBS = (
@@ -63,8 +62,9 @@ _FOLDERS = (
 )  # fmt: skip
 
 
-def guest_file(name: str) -> bytes:
-    return (files("hansa.engines.qemu") / "guest" / name).read_bytes()
+def ours() -> list[bytes]:
+    """This file and the guest's scripts."""
+    return [Path(__file__).read_bytes(), *(file.read_bytes() for file in sorted(_guest().iterdir(), key=str))]
 
 
 def packages(archive: Archive) -> list[Package]:
@@ -73,22 +73,22 @@ def packages(archive: Archive) -> list[Package]:
     return archive.resolve([*_DEBS, kernel])
 
 
-def build(
-    archive: Archive, wanted: Sequence[Package], folder: Path, deadline: Deadline, report: Callable[[float, str], None]
-) -> None:
-    """Write `vmlinuz`, `initrd` and `disk.qcow2` into `folder`. Raises Refused with what went wrong."""
-    report(0.1, f"fetching {len(wanted)} Debian packages")
-    tree = archive.unpack(wanted, folder)
-    report(0.6, "putting the initramfs together")
-    shutil.copyfile(next((tree / "boot").glob("vmlinuz-*")), folder / "vmlinuz")
+def build(work: Work) -> list[str]:
+    """Write `vmlinuz`, `initrd` and `disk.qcow2`. What is installed is what was resolved, to the byte."""
+    work.report(0.1, f"fetching {len(work.packages)} Debian packages")
+    tree = work.archive.unpack(work.packages, work.aside)
+    work.report(0.6, "putting the initramfs together")
+    shutil.copyfile(next((tree / "boot").glob("vmlinuz-*")), work.folder / "vmlinuz")
     modules = next((tree / "lib/modules").iterdir())
-    (folder / "initrd").write_bytes(_initramfs(tree, module_order(modules, _MODULES)))
-    report(0.7, "filling the disk")
-    root = folder / "root"
-    _root_tree(tree, root, deadline)
-    _disk(root, folder, deadline)
-    for scaffold in ("packages", "tree", "root"):
-        shutil.rmtree(folder / scaffold)
+    (work.folder / "initrd").write_bytes(_initramfs(tree, module_order(modules, _MODULES)))
+    work.report(0.7, "filling the disk")
+    root = work.aside / "root"
+    _root_tree(tree, root, work.deadline)
+    _disk(root, work)
+    return [f"{package.name}={package.version}" for package in work.packages]
+
+
+RECIPE = Recipe("tiny", "1", DEFAULT_BYTES, APPEND, ours, packages, build)
 
 
 def module_order(modules: Path, names: Sequence[str]) -> list[Path]:
@@ -118,7 +118,7 @@ def _initramfs(tree: Path, modules: Sequence[Path]) -> bytes:
     archive.character_device("dev/console", 0o600, 5, 1)
     archive.file("bin/busybox", (tree / "bin/busybox").read_bytes(), 0o755)
     archive.link("bin/sh", "busybox")
-    archive.file("init", guest_file("initramfs-init"), 0o755)
+    archive.file("init", (_guest() / "initramfs-init").read_bytes(), 0o755)
     for path in modules:
         archive.file(f"lib/tiny/{path.name}", path.read_bytes())
     archive.file("lib/tiny/boot-order", "".join(f"{path.name}\n" for path in modules).encode())
@@ -131,7 +131,7 @@ def _root_tree(tree: Path, root: Path, deadline: Deadline) -> None:
     for name, text in _TEXTS.items():
         _put(root / name, text.encode(), 0o600 if name == "etc/shadow" else 0o644)
     for name, script in _SCRIPTS.items():
-        _put(root / name, guest_file(script), 0o755)
+        _put(root / name, (_guest() / script).read_bytes(), 0o755)
     (root / "etc/acpi/PWRF/00000080").symlink_to("/sbin/poweroff-now")
     _busybox(tree, root, deadline)
     _programs(tree, root, deadline)
@@ -171,20 +171,23 @@ def _put(path: Path, content: bytes, mode: int) -> None:
     path.chmod(mode)
 
 
-def _disk(root: Path, folder: Path, deadline: Deadline) -> None:
+def _disk(root: Path, work: Work) -> None:
     """A file system that may grow to terabytes, as a qcow2 file; owned by root, whoever builds."""
-    raw = folder / "disk.raw"
-    deadline.run(
+    raw = work.aside / "disk.raw"
+    work.deadline.run(
         "mke2fs", "-q", "-t", "ext4", "-L", "tinyroot", "-b", "4096", "-i", "16384", "-m", "0",
         "-E", "root_owner=0:0", "-d", root, raw, f"{DISK_BYTES // MIB}M",
     )  # fmt: skip
     if os.geteuid() != 0:
-        _give_to_root(root, raw, deadline)
-    deadline.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, folder / "disk.qcow2")
-    raw.unlink()
+        _give_to_root(root, raw, work.deadline)
+    work.deadline.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, work.folder / "disk.qcow2")
 
 
 def _give_to_root(root: Path, raw: Path, deadline: Deadline) -> None:
     names = [f"/{path.relative_to(root)}" for path in sorted(root.rglob("*"))]
     wishes = "".join(f'sif "{name}" uid 0\nsif "{name}" gid 0\n' for name in names)
     deadline.run("debugfs", "-w", "-f", "-", raw, text=wishes)
+
+
+def _guest() -> Path:
+    return Path(str(files("hansa.engines.qemu"))) / "guest" / "tiny"
