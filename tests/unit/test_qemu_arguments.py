@@ -1,12 +1,15 @@
-"""The command line of a guest: whose it is, what it may, and that no text of a tenant is in it."""
+"""The command line of a guest: whose it is, what it may, and that neither a tenant's text nor a path of ours is in it."""
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from hansa.engines.ports import Machine, Nic, PluggedDisk, Seed
-from hansa.engines.qemu.arguments import DirectBoot, Launch, command, devices, netdev, node_of
+from hansa.engines.ports import Link, Machine, Nic, PluggedDisk, Seed
+from hansa.engines.qemu import blocks
+from hansa.engines.qemu.arguments import DirectBoot, Launch, Opened, cache_mib, command, devices, worker
+from hansa.engines.qemu.blocks import node_of
 
 UID = "0f0e0d0c-1111-4222-8333-444444444444"
 DISK = "aaaaaaaa-1111-4222-8333-bbbbbbbbbbbb"
@@ -29,12 +32,14 @@ LAUNCH = Launch(
     binary="/usr/bin/qemu-system-x86_64",
     machine_type="pc-q35-7.2",
     accelerator="tcg",
-    ssh_port=40022,
-    run_folder="/run/hansa/a,b",
-    seed="/data/seed.img",
-    console="/data/con,sole",
-    disks=("/data/one.qcow2", "/data/two,.qcow2"),
+    monitor=10,
+    line=11,
+    log=12,
+    seed=13,
+    disks=(Opened(14), Opened(15, below=16)),
+    link=Link(tap=17),
 )
+DIRECT = DirectBoot(18, 19, "quiet")
 
 
 def after(words: list[str], option: str) -> list[str]:
@@ -53,30 +58,85 @@ def test_a_guest_starts_paused_and_a_power_off_is_kept() -> None:
     assert after(words, "-sandbox")[0].startswith("on,")
 
 
-def test_no_text_of_a_tenant_is_on_the_command_line() -> None:
-    text = " ".join(command(MACHINE, LAUNCH))
-    for secret in ("secret-comment", "hidden", "my, machine", "169.254"):
+def test_neither_a_tenants_text_nor_a_path_of_ours_is_on_the_command_line() -> None:
+    words = command(MACHINE, replace(LAUNCH, direct=DIRECT))[1:]
+    text = " ".join(words)
+    for secret in ("secret-comment", "hidden", "my, machine", "169.254", "10.0.0.5"):
         assert secret not in text
+    paths = [part for word in words for part in word.replace('"', ",").replace("=", ",").split(",") if part[:1] == "/"]
+    assert all(path.startswith(("/dev/fdset/", "/proc/self/fd/", "/dev/urandom")) for path in paths), paths
+
+
+def test_every_set_that_is_named_was_handed_over() -> None:
+    words = command(MACHINE, LAUNCH)
+    sets = {word.rpartition("set=")[2] for word in after(words, "-add-fd")}
+    assert sets == {"12", "13", "14", "15", "16"}
+    named = {part.partition('"')[0].partition(",")[0] for part in " ".join(words).split("/dev/fdset/")[1:]}
+    assert named == sets
+
+
+def blockdevs(words: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in after(words, "-blockdev")]
 
 
 def test_disks_keep_their_order_and_only_the_boot_disk_boots() -> None:
     words = command(MACHINE, LAUNCH)
-    blocks = [json.loads(text) for text in after(words, "-blockdev")]
-    assert [block["file"]["filename"] for block in blocks] == ["/data/one.qcow2", "/data/two,.qcow2", "/data/seed.img"]
-    assert [block["driver"] for block in blocks] == ["qcow2", "qcow2", "raw"]
+    assert [node["node-name"] for node in blockdevs(words)] == [node_of(DATA), node_of(DISK), "seed"]
+    assert [node["driver"] for node in blockdevs(words)] == ["qcow2", "qcow2", "raw"]
     disks = [word for word in after(words, "-device") if word.startswith("virtio-blk")]
     assert ["bootindex=1" in word for word in disks] == [False, True, False]
     assert all("werror=stop" in word for word in disks[:2])
     assert devices(MACHINE) == ("/dev/vda", "/dev/vdb")
 
 
-def test_commas_in_paths_are_doubled() -> None:
+def test_what_lies_below_a_disk_is_always_said() -> None:
+    data, boot, _ = blockdevs(command(MACHINE, LAUNCH))
+    assert data["backing"] is None
+    assert boot["backing"]["file"] == {"driver": "file", "filename": "/dev/fdset/16", "read-only": True}
+    assert boot["backing"]["backing"] is None and boot["backing"]["read-only"]
+    source = blocks.source("source", 5, -1)
+    assert source["backing"] is None and source["read-only"] and source["file"]["read-only"]
+
+
+def test_what_a_guest_asks_of_the_hosts_disk_is_bounded_between_the_format_and_the_file() -> None:
     words = command(MACHINE, LAUNCH)
-    chardev = after(words, "-chardev")[0]
-    assert "path=/run/hansa/a,,b/con" in chardev
-    assert "logfile=/data/con,,sole" in chardev
-    assert after(words, "-qmp") == ["unix:/run/hansa/a,,b/qmp,server=on,wait=off"]
-    assert after(words, "-pidfile") == ["/run/hansa/a,b/pid"]
+    groups = {one["id"]: one["limits"] for one in map(json.loads, after(words, "-object")[1:3])}
+    assert set(groups) == {blocks.GUEST, blocks.COPY}
+    assert 0 < groups[blocks.GUEST]["bps-write"] < groups[blocks.GUEST]["bps-write-max"]
+    assert all(node["file"]["throttle-group"] == blocks.GUEST for node in blockdevs(words)[:2])
+
+
+def test_a_worker_has_no_machine_and_no_disk_of_its_own() -> None:
+    words = worker(DISK, "c0ffee-disks", "/usr/bin/qemu-system-x86_64", 10)
+    assert after(words, "-machine") == ["none"] and "-S" in words and "-blockdev" not in words
+    assert after(words, "-name") == [f"guest=c0ffee-disks.{DISK},debug-threads=on"]
+    assert after(words, "-sandbox")[0].startswith("on,")
+
+
+@pytest.mark.parametrize(
+    ("link", "netdev"),
+    [
+        (Link(tap=17), {"type": "tap", "id": "n0", "fd": "17"}),
+        (
+            Link(local="/run/a,b", remote="/run/c"),
+            {
+                "type": "dgram",
+                "id": "n0",
+                "local": {"type": "unix", "path": "/run/a,b"},
+                "remote": {"type": "unix", "path": "/run/c"},
+            },
+        ),
+    ],
+)
+def test_the_card_is_plugged_into_what_is_handed_over(link: Link, netdev: dict[str, Any]) -> None:
+    words = command(MACHINE, replace(LAUNCH, link=link))
+    assert [json.loads(text) for text in after(words, "-netdev")] == [netdev]
+    assert f"virtio-net-pci,netdev=n0,mac={NIC.mac},romfile=" in words
+
+
+def test_without_a_link_there_is_no_card() -> None:
+    words = command(MACHINE, replace(LAUNCH, link=Link()))
+    assert "-netdev" not in words and not [word for word in words if word.startswith("virtio-net")]
 
 
 def test_memory_is_whole_mebibytes_that_nobody_else_sees() -> None:
@@ -95,12 +155,24 @@ def test_the_processor_follows_the_accelerator(accelerator: str, cpu: str) -> No
     assert after(words, "-machine") == ["pc-q35-7.2,memory-backend=ram0"]
 
 
-def test_a_small_image_starts_without_firmware_and_with_a_small_cache() -> None:
-    words = command(MACHINE, replace(LAUNCH, direct=DirectBoot("/i/vmlinuz", "/i/initrd", "quiet")))
-    assert (after(words, "-kernel"), after(words, "-append")) == (["/i/vmlinuz"], ["quiet"])
-    assert after(words, "-accel") == ["tcg,thread=multi,tb-size=64"]
+def test_a_kernel_that_is_given_starts_without_firmware() -> None:
+    words = command(MACHINE, replace(LAUNCH, direct=DIRECT))
+    assert (after(words, "-kernel"), after(words, "-initrd")) == (["/proc/self/fd/18"], ["/proc/self/fd/19"])
+    assert after(words, "-append") == ["quiet"]
     assert "-kernel" not in command(MACHINE, LAUNCH)
-    assert after(command(MACHINE, LAUNCH), "-accel") == ["tcg,thread=multi,tb-size=256"]
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "direct", "accelerator", "cache"),
+    [(128, True, "tcg", 32), (192, False, "tcg", 32), (256, True, "tcg", 64), (1024, False, "tcg", 256), (128, True, "kvm", 0)],
+)  # fmt: skip
+def test_the_translation_cache_follows_the_size_of_the_guest(
+    memory_mib: int, direct: bool, accelerator: str, cache: int
+) -> None:
+    machine = replace(MACHINE, memory_bytes=memory_mib << 20)
+    assert cache_mib(machine, accelerator, direct=direct) == cache
+    words = command(machine, replace(LAUNCH, accelerator=accelerator, direct=DIRECT if direct else None))
+    assert after(words, "-accel") == ([f"tcg,thread=multi,tb-size={cache}"] if cache else ["kvm"])
 
 
 def test_no_more_than_64_processors_are_given() -> None:
@@ -109,33 +181,5 @@ def test_no_more_than_64_processors_are_given() -> None:
 
 def test_a_node_name_fits_qemus_31_letters() -> None:
     assert len(node_of(DISK)) <= 31
-    assert node_of(DISK) != node_of(DATA)
-
-
-def test_the_network_is_closed_but_for_the_forwarded_port() -> None:
-    text = netdev(NIC, 40022)
-    assert "restrict=on" in text
-    assert "net=10.0.0.0/24,host=10.0.0.1,dhcpstart=10.0.0.5,dns=10.0.0.254" in text
-    assert "hostfwd=tcp:127.0.0.1:40022-10.0.0.5:22" in text
-    assert text.endswith("ipv6=off")
-
-
-@pytest.mark.parametrize(
-    ("address", "network", "gateway", "name_server"),
-    [
-        ("10.0.0.14", "10.0.0.8/29", "10.0.0.9", "10.0.0.13"),
-        ("10.0.0.10", "10.0.0.8/29", "10.0.0.14", "10.0.0.13"),
-        ("10.0.0.2", "10.0.0.0/30", "10.0.0.1", "10.0.0.0"),
-        ("10.0.1.2", "10.0.0.0/16", "10.0.0.1", "10.0.255.254"),
-    ],
-)
-def test_the_name_server_collides_with_nobody(address: str, network: str, gateway: str, name_server: str) -> None:
-    nic = replace(NIC, ipv4=address, ipv4_network=network, ipv4_gateway=gateway)
-    assert f"dns={name_server}," in netdev(nic, 1)
-
-
-def test_both_families_are_served_and_ipv6_alone_keeps_a_way_for_ssh() -> None:
-    both = replace(NIC, ipv6="fd00::5", ipv6_network="fd00::/64", ipv6_gateway="fd00::1")
-    assert "ipv6=on,ipv6-prefix=fd00::,ipv6-prefixlen=64,ipv6-host=fd00::1" in netdev(both, 1)
-    alone = replace(both, ipv4=None, ipv4_network=None, ipv4_gateway=None)
-    assert "hostfwd=tcp:127.0.0.1:1-100.127.255.2:22" in netdev(alone, 1)
+    assert node_of(DISK) != node_of(DATA) != blocks.target_of(DATA)
+    assert blocks.disks_of(["scsi0", blocks.device_of(DISK)]) == (DISK,)

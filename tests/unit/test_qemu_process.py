@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hansa.engines.qemu import process
+from hansa.engines.qemu.plan import Record
 
 CLOUD = "c-test"
 
@@ -51,6 +54,50 @@ def test_a_spawned_process_has_a_session_of_its_own_and_inherits_nothing(
         assert os.getsid(pid) == pid
         assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1)} == {"/dev/null"}
         assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_a_process_gets_the_descriptors_that_it_is_given_and_no_other(tmp_path: Path) -> None:
+    given, stray = os.open(tmp_path, os.O_RDONLY), os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    script = "import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')), file=open('found', 'w'))"
+    pid = process.spawn(
+        [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}"], tmp_path / "e", [given]
+    )
+    os.waitpid(pid, 0)
+    found = json.loads((tmp_path / "found").read_text())
+    os.close(given)
+    os.close(stray)
+    assert given in found and stray not in found
+
+
+def test_a_chain_of_programs_is_found_at_every_moment(tmp_path: Path, uid: str) -> None:
+    """Between two programs a process has no words for a moment."""
+    words = ["setpriv", "--no-new-privs"] * 6
+    pid = process.spawn(
+        [*words, sys.executable, "-c", "import time; time.sleep(60)", "-uuid", uid, "-name", f"guest={CLOUD}.{uid}"],
+        tmp_path / "stderr",
+    )
+    try:
+        assert all(process.guest_of(pid) == (CLOUD, uid) for _ in range(300))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.anyio
+async def test_a_recorded_process_counts_only_in_the_boot_that_it_was_recorded_in(tmp_path: Path, uid: str) -> None:
+    with guest(tmp_path, CLOUD, uid) as pid:
+        found = process.stat(pid)
+        assert found is not None
+        record = Record(uid, pid=pid, start_ticks=found.start_ticks, boot_id=process.boot_id())
+        same = process.of_record(record, CLOUD)
+        assert same is not None
+        other = same.duplicate()
+        same.close()
+        assert other.alive()
+        other.close()
+        assert process.of_record(replace(record, boot_id="another"), CLOUD) is None
+        assert process.of_record(replace(record, pid=0), CLOUD) is None
 
 
 def test_the_proof_is_cloud_uid_and_start_time(tmp_path: Path, uid: str) -> None:

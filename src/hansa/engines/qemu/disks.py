@@ -1,76 +1,87 @@
-"""Disks as qcow2 files: blank ones, and copy-on-write overlays of an image, which cost nothing until written.
+"""Disks as qcow2 files: blank ones, copy-on-write overlays of an image, which cost nothing until written, and copies.
 
-`disks/UID.qcow2` is the disk, `disks/UID.json` what we know of it. A disk is made aside, made durable and renamed:
-the rename is the commit. Formats are always given, never guessed.
+A disk is made aside, made durable and renamed: the rename is the commit. Formats are always given, never guessed, and
+a file that a guest's QEMU wrote is only ever opened by a QEMU that may do nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 from hansa.engines.ports import Held, Volume, VolumeReport, VolumeState
-from hansa.engines.qemu import program
-from hansa.engines.qemu.files import read_json, sync_folder, write_json
+from hansa.engines.qemu import blocks, program, worker
+from hansa.engines.qemu.copies import Copies
+from hansa.engines.qemu.diskfolder import Note, Task, Work, full_message, rounded, space
+from hansa.engines.qemu.files import refusals_of_the_host
 from hansa.engines.qemu.images import Building, Image, ImageStore, Unavailable
-from hansa.engines.qemu.names import checked, is_uid
-from hansa.engines.qemu.qcow2 import head
+from hansa.engines.qemu.passing import pass_disk
+from hansa.engines.qemu.site import Site
 from hansa.errors import Refused, Retry
 from hansa.units import MIB, human_size
 
-FULL_SHARE = 0.85  # above this no new disk is made: thin disks promise more than there is
-
-Grow = Callable[[str, int], Awaitable[bool]]
-
-
-def disk_path(data_dir: Path, uid: str) -> Path:
-    return data_dir / "disks" / f"{checked(uid)}.qcow2"
-
-
-def rounded(size_bytes: int) -> int:
-    """Up to a whole MiB: decimal sizes are not even whole sectors."""
-    return -(-size_bytes // MIB) * MIB
-
 
 class QemuVolumes:
-    """The disks below `data_dir`. `grow_running` resizes a disk inside the QEMU that holds it; False: none does."""
+    """The disks of one cloud on one host. Fills `VolumeEngine`."""
 
-    def __init__(self, data_dir: Path, images: ImageStore, grow_running: Grow) -> None:
-        self._data_dir = data_dir
-        self._folder = data_dir / "disks"
+    def __init__(self, site: Site, images: ImageStore) -> None:
+        self._site = site
+        self._disks = site.disks
         self._images = images
-        self._grow_running = grow_running
+        self._copies = Copies(site)
 
     async def apply(self, wanted: Volume) -> VolumeReport:
         """Make the disk, or let it grow; never shrink it. Raises Retry, Refused."""
-        path = disk_path(self._data_dir, wanted.uid)
-        known = read_json(self._notes(wanted.uid)) or {}
-        if wanted.generation < known.get("generation", 0):
-            raise Refused("StaleGeneration", f"generation {known['generation']} of this disk was seen already")
-        there = head(path)
-        if there is None:
-            if known:
-                raise Refused("ProvisioningFailed", "the disk's file is gone from this host; what it held is lost")
-            return await self._create(wanted, path)
-        size_bytes = there.size_bytes
-        if rounded(wanted.size_bytes) > size_bytes:
-            size_bytes = rounded(wanted.size_bytes)
-            await self._grow(wanted.uid, path, size_bytes)
-        if wanted.generation > known.get("generation", 0) or not known:
-            await self._note(wanted)
-        return self._ready(wanted, size_bytes)
+        with refusals_of_the_host():
+            known = await asyncio.to_thread(self._disks.note, wanted.uid)
+            if known and wanted.generation < known.generation:
+                raise Refused("StaleGeneration", f"generation {known.generation} of this disk was seen already")
+            size_bytes = await asyncio.to_thread(self._disks.size_bytes, wanted.uid)
+            if size_bytes is None:
+                if known and not self._disks.part(wanted.uid).exists():
+                    raise Refused("ProvisioningFailed", "the disk's file is gone from this host; what it held is lost")
+                return await self._make(wanted)
+            return await self._keep(wanted, known, size_bytes)
 
     async def remove(self, uid: str) -> bool:
-        return await asyncio.to_thread(self._erase, uid)
+        """True once no file of the disk and nothing that makes it is left."""
+        with refusals_of_the_host():
+            if not await self._copies.cancel(uid):
+                return False
+            await asyncio.to_thread(self._disks.erase, uid)
+            return True
 
     async def held(self) -> Sequence[Held]:
-        return await asyncio.to_thread(self._list)
+        with refusals_of_the_host():
+            uids = await asyncio.to_thread(self._disks.uids)
+            return [Held(uid, (self._disks.note(uid) or Note()).generation) for uid in uids]
 
-    async def _create(self, wanted: Volume, path: Path) -> VolumeReport:
+    async def _keep(self, wanted: Volume, known: Note | None, size_bytes: int) -> VolumeReport:
+        """The disk is there: complete what was broken off, let it grow, and note what was seen."""
+        work = await asyncio.to_thread(self._disks.work, wanted.uid)
+        if work and work.task is Task.COPY:
+            await self._copies.finish(work)
+            known = await asyncio.to_thread(self._disks.note, wanted.uid)
+        if known is None and wanted.image:
+            raise Refused(
+                "ProvisioningFailed", "the disk's note is gone from this host: what it lies upon is not known"
+            )
+        if rounded(wanted.size_bytes) > size_bytes:
+            size_bytes = rounded(wanted.size_bytes)
+            await self._grow(wanted.uid, wanted.generation, size_bytes)
+        if known is None or wanted.generation > known.generation:
+            known = replace(known or Note(), generation=wanted.generation)
+            await asyncio.to_thread(self._disks.write_note, wanted.uid, known)
+        return _ready(wanted, size_bytes, known.taken_at)
+
+    async def _make(self, wanted: Volume) -> VolumeReport:
+        if wanted.copy_of:
+            copying = await self._copies.step(wanted)
+            if copying is not None:
+                return copying
+            made_bytes = await asyncio.to_thread(self._disks.size_bytes, wanted.uid)
+            return await self._keep(wanted, await asyncio.to_thread(self._disks.note, wanted.uid), made_bytes or 0)
         image = await asyncio.to_thread(self._images.ensure, wanted.image) if wanted.image else None
         if isinstance(image, Building):
             return VolumeReport(
@@ -81,60 +92,49 @@ class QemuVolumes:
             return VolumeReport(
                 wanted.uid, VolumeState.IMAGE_UNAVAILABLE, generation=wanted.generation, message=image.message
             )
-        size_bytes = wanted.size_bytes or (image.default_bytes if image else MIB)
-        if image and rounded(size_bytes) < image.size_bytes:
+        return await self._create(wanted, image)
+
+    async def _create(self, wanted: Volume, image: Image | None) -> VolumeReport:
+        size_bytes = rounded(wanted.size_bytes or (image.default_bytes if image else MIB))
+        if image and size_bytes < image.size_bytes:
             return VolumeReport(
                 wanted.uid, VolumeState.TOO_SMALL, image.size_bytes, wanted.generation,
                 f"the image {image.family} needs {human_size(image.size_bytes)}, the disk has {human_size(size_bytes)}",
             )  # fmt: skip
-        await self._write(path, rounded(size_bytes), image)
-        await self._note(wanted)
-        return self._ready(wanted, rounded(size_bytes))
+        if full := full_message(await asyncio.to_thread(space, self._disks.path)):
+            return VolumeReport(wanted.uid, VolumeState.HOST_FULL, generation=wanted.generation, message=full)
+        await asyncio.to_thread(self._disks.path.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await program.create(self._disks.part(wanted.uid), size_bytes, image.disk if image else None)
+        note = Note(wanted.generation, str(image.folder), str(image.disk)) if image else Note(wanted.generation)
+        await asyncio.to_thread(self._disks.write_note, wanted.uid, note)  # first: what lies below stands only there
+        await asyncio.to_thread(self._disks.commit, wanted.uid)
+        return _ready(wanted, size_bytes)
 
-    async def _write(self, path: Path, size_bytes: int, image: Image | None) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usage = shutil.disk_usage(self._folder)
-        if usage.used / usage.total > FULL_SHARE:
-            raise Retry(f"the host's disk is {usage.used / usage.total:.0%} full: no new disk fits safely")
-        part = path.with_name(f"{path.name}.part")
-        part.unlink(missing_ok=True)
-        below = ["-F", "qcow2", "-b", str(image.disk)] if image else []
-        await program.run(program.IMG, "create", "-q", "-f", "qcow2", *below, str(part), str(size_bytes))
-        await asyncio.to_thread(_commit, part, path)
-
-    async def _grow(self, uid: str, path: Path, size_bytes: int) -> None:
-        if not await self._grow_running(uid, size_bytes):
-            await program.run(program.IMG, "resize", "-q", "-f", "qcow2", str(path), str(size_bytes))
-
-    async def _note(self, wanted: Volume) -> None:
-        known = {"generation": wanted.generation, "image": wanted.image, "notedAt": time.time()}
-        await asyncio.to_thread(write_json, self._notes(wanted.uid), known)
-
-    def _notes(self, uid: str) -> Path:
-        return self._folder / f"{checked(uid)}.json"
-
-    def _ready(self, wanted: Volume, size_bytes: int) -> VolumeReport:
-        return VolumeReport(wanted.uid, VolumeState.READY, size_bytes, wanted.generation)
-
-    def _erase(self, uid: str) -> bool:
-        path = disk_path(self._data_dir, uid)
-        for file in (path.with_name(f"{path.name}.part"), path, self._notes(uid)):
-            file.unlink(missing_ok=True)
-        return True
-
-    def _list(self) -> list[Held]:
-        if not self._folder.is_dir():
-            return []
-        uids = sorted({entry.name.partition(".")[0] for entry in self._folder.iterdir()})
-        return [Held(uid, (read_json(self._notes(uid)) or {}).get("generation", 0)) for uid in uids if is_uid(uid)]
+    async def _grow(self, uid: str, generation: int, size_bytes: int) -> None:
+        """Inside the guest that holds the disk, else by a worker. Raises Retry."""
+        async with self._site.turn:
+            guest = await self._site.guest_with(uid)
+            if guest is None:
+                if doing := await worker.busy(self._site, uid):
+                    raise Retry(f"the disk grows later: {doing}")
+                work = Work(uid, Task.GROW, generation, source=uid, size_bytes=size_bytes)
+                work = replace(work, user=await self._site.user_for(uid))
+                self._site.growing.add(uid)
+                await asyncio.to_thread(self._disks.write_work, work)
+        if guest is not None:
+            async with self._site.monitor(self._site.folders.of(guest.uid).run).session() as session:
+                await session.resize(blocks.node_of(uid), size_bytes)
+            return
+        try:
+            await worker.begin(self._site, work)
+            async with worker.session(self._site, uid) as session:
+                await pass_disk(session, self._disks, uid)
+                await session.resize(blocks.node_of(uid), size_bytes)
+        finally:
+            if await worker.end(self._site, uid, in_order=True):
+                await asyncio.to_thread(self._disks.end_work, uid)
+            self._site.growing.discard(uid)
 
 
-def _commit(part: Path, path: Path) -> None:
-    part.chmod(0o600)
-    handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    part.rename(path)
-    sync_folder(path.parent)
+def _ready(wanted: Volume, size_bytes: int, taken_at: float = 0.0) -> VolumeReport:
+    return VolumeReport(wanted.uid, VolumeState.READY, size_bytes, wanted.generation, taken_at=taken_at)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hansa.errors import Retry
+
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, None when there is no such file."""
+    """The object in `path`, None when there is no such file or it holds none."""
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -24,17 +28,38 @@ def write_json(path: Path, value: dict[str, Any], *, mode: int = 0o600) -> None:
 def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` at once and for good."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of `path` durable, whoever wrote it."""
+    _sync(path, os.O_RDONLY)
 
 
 def sync_folder(path: Path) -> None:
     """Make names in `path` durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+@contextlib.contextmanager
+def refusals_of_the_host() -> Iterator[None]:
+    """What the host's kernel refuses, a full disk above all, leaves an engine as Retry."""
+    try:
+        yield
+    except OSError as error:
+        raise Retry(f"the host refused: {error.strerror or error}", detail=repr(error)) from error
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

@@ -5,48 +5,46 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
-from pathlib import Path
 
 from hansa.engines.ports import HostReport
 from hansa.engines.qemu import probe, program
+from hansa.engines.qemu.diskfolder import space
 from hansa.engines.qemu.images import ImageStore
+from hansa.engines.qemu.site import Site
 from hansa.errors import Retry
 
 
 class Host:
     """The machine on which we run. Answers are remembered: QEMU's until its file changes, the accelerator's once final."""
 
-    def __init__(self, name: str, data_dir: Path, images: ImageStore) -> None:
+    def __init__(self, name: str, site: Site, images: ImageStore) -> None:
         self._name = name
-        self._data_dir = data_dir
+        self._site = site
         self._images = images
-        self._finder = program.Finder()
         self._probing = asyncio.Lock()
         self._accelerator: probe.Accelerator | None = None
 
     async def report(self) -> HostReport:
         """Capacities are physical. Not healthy without QEMU; then `message` says what to install."""
-        qemu = await self.qemu()
+        qemu = await self._site.find_qemu()
         accelerator = await self.accelerator(qemu) if qemu else None
         name = accelerator.name if accelerator else ""
+        room = await asyncio.to_thread(space, self._site.data_dir)
         return HostReport(
             name=self._name,
             simulated=False,
             healthy=qemu is not None,
             vcpus=os.cpu_count() or 1,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            disk_bytes=_disk_bytes(self._data_dir),
+            disk_bytes=room.total_bytes,
+            disk_free_bytes=room.free_bytes,
             accelerator=name,
             isolation={probe.KVM: "hardware", probe.TCG: "none"}.get(name, ""),
-            network="user",
+            limits=await asyncio.to_thread(lambda: self._site.groups.limits),
             engine=f"qemu {qemu.version}" if qemu else "qemu",
             message=accelerator.reason if accelerator else program.INSTALL,
         )
-
-    async def qemu(self) -> program.Qemu | None:
-        return await self._finder.find()
 
     async def accelerator(self, qemu: program.Qemu) -> probe.Accelerator:
         """KVM where a kernel has booted under it, else TCG. Probes once, up to ten seconds."""
@@ -68,10 +66,3 @@ class Host:
         except Retry as error:
             return probe.Accelerator(probe.TCG, f"the probe of KVM failed: {error.message}", final=False)
         return probe.Accelerator(answer["accelerator"], answer["reason"], answer["final"])
-
-
-def _disk_bytes(folder: Path) -> int:
-    """Capacity of the file system that holds `folder`, or will hold it."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).total

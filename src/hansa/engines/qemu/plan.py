@@ -6,15 +6,18 @@ run state that QEMU gives; nothing here reads a clock or touches a process.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from hansa.engines.qemu.shape import shaped
 
 PRESS_EVERY_S = 5.0
 KILL_AFTER_S = 2.0
 GRACE_S = {"kvm": 30.0, "tcg": 90.0}
 
 SILENT = "silent"  # a process is there and does not answer
+FAILED = "io-error"  # a write failed, for want of room as a rule: the guest was stopped before it could see it
 _DOWN = frozenset({"shutdown", "guest-panicked", "internal-error"})
 
 
@@ -40,9 +43,14 @@ class Record:
     started_at: float = 0.0
     accelerator: str = ""
     machine_type: str = ""
-    ssh_port: int = 0
+    user: int = 0  # that its QEMU runs as, 0: ours
+    holder: int = 0  # the process whose network it runs in, 0: none
+    holder_ticks: int = 0
     disks: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    hot: tuple[str, ...] = ()  # disks beside these that QEMU may hold: written down before they are plugged in
+    letting_go: tuple[str, ...] = ()  # of them, those that are to go
+    cut_off: bool = False  # its network is gone: this process is to be ended, and another started
     failed_starts: int = 0  # in a row
     stopping_since: float = 0.0  # this and the next two in seconds since the host's boot
     pressed_at: float = 0.0
@@ -52,13 +60,9 @@ class Record:
         return asdict(self)
 
     @classmethod
-    def parse(cls, document: dict[str, Any]) -> Record:
-        """Unknown words of a later version are passed over."""
-        known = {field.name for field in fields(cls)}
-        words: dict[str, Any] = {name: value for name, value in document.items() if name in known}
-        words |= {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
-        words["phase"] = Phase(words.get("phase", Phase.STOPPED))
-        return cls(**words)
+    def parse(cls, document: dict[str, Any] | None) -> Record | None:
+        """None where there is none, or one of another shape: then nothing is known."""
+        return shaped(document, cls("")) if document and document.get("uid") else None
 
 
 class Step(StrEnum):
@@ -74,10 +78,11 @@ class Step(StrEnum):
     SETTLE = "settle"  # record that the machine is stopped
 
 
-def next_step(*, running: bool, record: Record, status: str | None, now: float) -> Step:
+def next_step(*, running: bool, record: Record, status: str | None, now: float, room: bool = True) -> Step:
     """One step towards `running`. `status` is QEMU's run state, SILENT, or None without a process.
 
-    A stop that was begun is finished first: its guest may be half-way down.
+    A stop that was begun is finished first: its guest may be half-way down. Without `room` on the host's disk a guest
+    that waits for it goes on waiting.
     """
     if record.phase is Phase.STOPPING or not running:
         return _towards_stopped(record, status, now)
@@ -89,9 +94,11 @@ def next_step(*, running: bool, record: Record, status: str | None, now: float) 
         return Step.START
     if status == "shutdown":
         return Step.KEEP_OFF
-    if status in _DOWN:
+    if status in _DOWN or record.cut_off:
         return Step.KILL
-    return Step.NOTHING if status in ("running", SILENT) else Step.CONTINUE
+    if status in ("running", SILENT) or (status == FAILED and not room):
+        return Step.NOTHING
+    return Step.CONTINUE
 
 
 def grace_s(accelerator: str) -> float:

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hansa.engines.qemu import confinement
+from hansa.engines.qemu.arguments import SANDBOX
+from hansa.engines.qemu.confinement import Confinement
 from hansa.engines.qemu.files import read_json, write_json
+from hansa.engines.qemu.handles import Handles
 from hansa.engines.qemu.images import Image, ImageStore
 from hansa.engines.qemu.program import SYSTEM
 
@@ -74,13 +79,15 @@ def probe(images: ImageStore, qemu_version: str) -> Accelerator:
     works = Accelerator(KVM, "a kernel booted under KVM")
     answer = Accelerator(TCG, f"KVM does not work here: {why}") if why else works
     kept = {"key": _key(qemu_version), "name": answer.name, "reason": answer.reason, "at": time.time()}
-    write_json(_answer(images), kept, mode=0o644)
+    with contextlib.suppress(PermissionError):  # a cache that somebody else keeps: found out anew next time
+        write_json(_answer(images), kept, mode=0o644)
     return answer
 
 
 def forget(images: ImageStore) -> None:
     """The next question probes again."""
-    _answer(images).unlink(missing_ok=True)
+    with contextlib.suppress(PermissionError):
+        _answer(images).unlink(missing_ok=True)
 
 
 def in_child(work: Callable[[], None], limit_s: float) -> str:
@@ -118,23 +125,35 @@ def _ioctls() -> None:
 
 
 def _boot(image: Image) -> str:
-    """Boot the kernel of `image` under KVM until its first word; empty when it comes, else why it did not."""
-    with tempfile.TemporaryDirectory(prefix="hansa-probe-") as name:
+    """Boot the kernel of `image` under KVM until its first word; empty when it comes, else why it did not.
+
+    Confined like every guest: where a guest may not open the device, the answer is that KVM does not work.
+    """
+    with tempfile.TemporaryDirectory(prefix="hansa-probe-") as name, Handles() as opened:
         log, errors = Path(name) / "console", Path(name) / "errors"
-        log.touch()
+        kernel, initrd = opened.read(image.kernel), opened.read(image.initrd)
         command = [
-            SYSTEM, "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128",
-            "-display", "none", "-no-reboot", "-serial", f"file:{log}", "-kernel", str(image.kernel),
-            "-initrd", str(image.initrd), "-append", image.append,
+            *confinement.words(_confined()), shutil.which(SYSTEM) or SYSTEM, "-nodefaults", "-no-user-config",
+            "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "128", "-display", "none", "-no-reboot",
+            "-sandbox", SANDBOX, "-serial", "stdio", "-kernel", f"/proc/self/fd/{kernel}",
+            "-initrd", f"/proc/self/fd/{initrd}", "-append", image.append,
         ]  # fmt: skip
-        with errors.open("wb") as stderr:
-            guest = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
+        with log.open("wb") as stdout, errors.open("wb") as stderr:
+            guest = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, pass_fds=opened.numbers
+            )
         try:
             return _first_word(guest, log, errors)
         finally:
             guest.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 guest.wait(_LOST_LIMIT_S)
+
+
+def _confined() -> Confinement:
+    rights = confinement.own_rights()
+    user = confinement.choose_user("probe", confinement.living_users()) if rights.users else 0
+    return Confinement(rights, user, confinement.device_group(KVM))
 
 
 def _first_word(guest: subprocess.Popen[bytes], log: Path, errors: Path) -> str:

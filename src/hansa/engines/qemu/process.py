@@ -2,7 +2,7 @@
 
 A QEMU is ours when its command line has the machine's `-uuid` and `guest=CLOUD.UID` and, where we recorded one,
 the start time agrees; a pid alone proves nothing. A pidfd is opened before the proof is read, so what was proved is
-what is signalled.
+what is signalled. A process gets the descriptors that it is given and no other.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hansa.engines.qemu.plan import Record
+
 _PROC = Path("/proc")
-_EXEC_LIMIT_S = 1.0
+_KERNEL = 2  # parent of the kernel's own threads, which have no words
+_EXEC_LIMIT_S = 0.1
 
 
-def spawn(command: Sequence[str], stderr: Path) -> int:
-    """Start `command` in a session of its own, reading and writing nothing but `stderr`. Returns its pid.
+def spawn(command: Sequence[str], stderr: Path, handles: Sequence[int] = ()) -> int:
+    """Start `command` in a session of its own with nothing but `stderr` and `handles`. Returns its pid.
 
-    When this returns the new command line stands in /proc, or the process has ended. The environment carries no
-    secret of ours. Blocks for some milliseconds.
+    The handles keep their numbers. When this returns the new command line stands in /proc, or the process has ended.
+    The environment carries no secret of ours. Blocks for some milliseconds.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     pid = os.posix_spawnp(
         command[0],
         list(command),
@@ -38,12 +41,14 @@ def spawn(command: Sequence[str], stderr: Path) -> int:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_OPEN, 2, os.fspath(stderr), flags, 0o600),
+            *((os.POSIX_SPAWN_DUP2, handle, handle) for handle in handles),  # onto itself: it is inherited
+            *((os.POSIX_SPAWN_CLOSE, handle) for handle in _inherited() if handle not in handles),
         ],
         setsid=True,
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGHUP),
     )
-    _await_command_line(pid)
+    _command_line(pid)  # the parent goes on a moment before the kernel has set them
     return pid
 
 
@@ -84,6 +89,10 @@ class Process:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def duplicate(self) -> Process:
+        """Another handle of the same process."""
+        return Process(self.pid, os.dup(self._handle), self.start_ticks)
 
     def fileno(self) -> int:
         """The pidfd: readable once the process has ended."""
@@ -139,6 +148,17 @@ def adopt(pid: int, cloud: str, uid: str, start_ticks: int | None) -> Process | 
     return process
 
 
+def recorded_ticks(record: Record) -> int:
+    """Start time of the recorded process; 0 when none was recorded during this boot of the host."""
+    return record.start_ticks if record.pid and record.boot_id == boot_id() else 0
+
+
+def of_record(record: Record, cloud: str) -> Process | None:
+    """The process that the record tells of, None when it is gone or none was recorded."""
+    ticks = recorded_ticks(record)
+    return adopt(record.pid, cloud, record.uid, ticks) if ticks else None
+
+
 def scan(cloud: str) -> dict[str, list[int]]:
     """Every live QEMU of `cloud`: pids by machine uid. Reads all of /proc, so not on every pass."""
     found: dict[str, list[int]] = {}
@@ -157,7 +177,7 @@ def stat(pid: int) -> Stat | None:
 
 def guest_of(pid: int) -> tuple[str, str] | None:
     """Cloud and machine uid that the command line of `pid` names in `-name` and confirms in `-uuid`."""
-    words = _read(_PROC / str(pid) / "cmdline").split("\0")
+    words = _command_line(pid)
     named = dict(zip(words, words[1:], strict=False))
     name, _, _ = named.get("-name", "").partition(",")
     cloud, _, uid = name.removeprefix("guest=").partition(".")
@@ -177,14 +197,27 @@ def prefer_as_victim(pid: int) -> None:
         (_PROC / str(pid) / "oom_score_adj").write_text("500")
 
 
-def _await_command_line(pid: int) -> None:
-    """The parent goes on when the child lets go of its memory, a moment before the kernel has set its new words."""
+def _inherited() -> list[int]:
+    """Descriptors that whoever started us left open for every child."""
+    found: list[int] = []
+    for entry in (_PROC / "self/fd").iterdir():
+        try:
+            if int(entry.name) > 2 and os.get_inheritable(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:  # closed meanwhile
+            continue
+    return found
+
+
+def _command_line(pid: int) -> list[str]:
+    """The words of a process. They are missing for a moment while it becomes another program, as in our chains."""
     end = time.monotonic() + _EXEC_LIMIT_S
-    while not _read(_PROC / str(pid) / "cmdline") and time.monotonic() < end:
-        now = stat(pid)
-        if now is None or now.state == "Z":
-            return
+    while not (text := _read(_PROC / str(pid) / "cmdline")):
+        found = stat(pid)
+        if found is None or found.state in "ZX" or _KERNEL in (pid, found.parent) or time.monotonic() > end:
+            return []
         time.sleep(0.0005)
+    return text.split("\0")
 
 
 def _read(path: Path) -> str:

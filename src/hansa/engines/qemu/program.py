@@ -60,6 +60,13 @@ async def run(*command: str) -> str:
     return done.stdout
 
 
+async def create(path: Path, size_bytes: int, below: Path | None = None) -> None:
+    """A fresh qcow2 file at `path`, upon the image `below`. Raises Retry, Refused."""
+    path.unlink(missing_ok=True)
+    upon = ["-F", "qcow2", "-b", str(below)] if below else []
+    await run(IMG, "create", "-q", "-f", "qcow2", *upon, str(path), str(size_bytes))
+
+
 async def _ask(path: str) -> Qemu:
     said, machines = await asyncio.gather(run(path, "--version"), run(path, "-machine", "help"))
     version = re.search(r"version (\d[\d.]*)", said)

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-from hansa.engines.ports import Machine, Nic
+from hansa.engines.ports import GUEST_MTU, GUEST_ROUTER, Machine, Nic
 from hansa.errors import Refused
 from hansa.units import MIB
 
@@ -26,6 +26,11 @@ _DATA_START = 1 + 2 * _FAT_SECTORS + _ROOT_ENTRIES * 32 // _SECTOR
 _CLUSTERS = _SECTORS - _DATA_START
 _LAST = 0xFFF  # end of a chain of clusters
 _DATE = 0x0021  # 1 January 1980, the first that FAT knows
+
+_DEFAULT_USER = (
+    re.compile(rb"^users:[ \t]*\n(?:[ \t#-].*\n|\n)*?[ \t]*-[ \t]+default[ \t]*$", re.M),
+    re.compile(rb"^users:[ \t]*\[(?:[^\]\n]*,)?[ \t]*default[ \t]*[,\]]", re.M),
+)
 
 
 def volume(machine: Machine) -> bytes:
@@ -51,9 +56,7 @@ def keys_apply(user_data: bytes) -> bool:
 
     They ask by naming the default user: an entry `default` in the list `users` of a cloud-config.
     """
-    if not user_data:
-        return True
-    return re.search(rb"^users:[ \t]*\n(?:[ \t#-].*\n|\n)*?[ \t]*-[ \t]+default[ \t]*$", user_data, re.M) is not None
+    return not user_data or any(form.search(user_data) for form in _DEFAULT_USER)
 
 
 def fat(content: Mapping[str, bytes]) -> bytes:
@@ -77,20 +80,31 @@ def fat(content: Mapping[str, bytes]) -> bytes:
 
 
 def _network_lines(nic: Nic) -> list[str]:
+    """The card's addresses in the form of netplan, version 2, as both guests read it.
+
+    Every card is the end of a routed link with the host as its only neighbour: an IPv6 address stands alone, and the
+    way to all others, of the same subnet too, is the host. `gateway6` and not `routes`: cloud-init 22.4 makes ::/64 of
+    a route to ::/0. The tiny guest reads line by line: each list key stands once.
+    """
     lines = [
         "version: 2",
         "ethernets:",
         "  first:",
         "    match:",
         f"      macaddress: {json.dumps(nic.mac)}",
-        "    dhcp4: true",
+        f"    mtu: {GUEST_MTU}",
+        f"    dhcp4: {json.dumps(nic.ipv4 is not None)}",
         "    dhcp6: false",
         "    accept-ra: false",
     ]
-    if nic.ipv6 and nic.ipv6_network:
-        lines += ["    addresses:", f'      - "{nic.ipv6}/{nic.ipv6_network.rpartition("/")[2]}"']
-        if nic.ipv6_gateway:
-            lines.append(f'    gateway6: "{nic.ipv6_gateway}"')
+    if nic.ipv6:
+        lines += [
+            "    addresses:",
+            f'      - "{nic.ipv6}/128"',
+            f'    gateway6: "{GUEST_ROUTER}"',
+        ]
+    if nic.ipv4 is None and nic.ipv6_gateway:
+        lines.append(f'    nameservers: {{addresses: ["{nic.ipv6_gateway}"]}}')
     return lines
 
 
