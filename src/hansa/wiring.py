@@ -17,6 +17,7 @@ from hansa.api.actions import Actions
 from hansa.api.admission import Gate
 from hansa.api.app import Api
 from hansa.api.caller import Callers, issuer_of
+from hansa.api.console import Consoles
 from hansa.api.keys import SigningKeys, write_private
 from hansa.api.resources import Resources
 from hansa.api.tokens import TokenService
@@ -29,11 +30,13 @@ from hansa.control.projects import project_born
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
 from hansa.data.catalogue import images, profiles
-from hansa.engines.ports import ComputeEngine, VolumeEngine
+from hansa.engines.network.driver import LocalNetworks
+from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
-from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedVolumes
+from hansa.engines.qemu.site import Site
+from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, SimulatedVolumes
 from hansa.errors import HansaError, NotFound
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.kinds import catalogue
@@ -59,12 +62,16 @@ class FleetEngines:
 
     by_host: dict[str, ComputeEngine] = field(default_factory=dict)
     by_zone: dict[str, VolumeEngine] = field(default_factory=dict)
+    networks: dict[str, NetworkEngine] = field(default_factory=dict)
 
     def compute(self, host: str) -> ComputeEngine | None:
         return self.by_host.get(host)
 
     def volumes(self, zone: str) -> VolumeEngine | None:
         return self.by_zone.get(zone)
+
+    def network(self, host: str) -> NetworkEngine | None:
+        return self.networks.get(host)
 
 
 @dataclass(slots=True)
@@ -135,16 +142,20 @@ def build_engines(
         for host in region.hosts:
             zone = f"{region.id}-{host.zone}"
             if host.real:
-                compute, volumes = _real(host, settings, identity, on_exit)
+                compute, volumes, network = _real(host, settings, identity, on_exit)
                 engines.by_host[host.id], engines.by_zone[zone] = compute, volumes
+                engines.networks[host.id] = network
                 closers.append(compute.close)
             else:
                 engines.by_host[host.id] = simulated_host(host, clock)
+                engines.networks[host.id] = SimulatedNetwork()
                 engines.by_zone.setdefault(zone, SimulatedVolumes())
 
     def close() -> None:
         for each in closers:
             each()
+        with contextlib.suppress(OSError):  # machines go on: their sockets are in there
+            run_folder(identity).rmdir()
 
     return engines, close
 
@@ -158,15 +169,20 @@ def simulated_host(host: FleetHost, clock: Clock, faults: Faults | None = None) 
 
 def _real(
     host: FleetHost, settings: Settings, identity: str, on_exit: Callable[[str], None]
-) -> tuple[QemuCompute, QemuVolumes]:
+) -> tuple[QemuCompute, QemuVolumes, LocalNetworks]:
+    """The engines of this machine: guests as QEMU processes, networks as its kernel or a switch of ours makes them."""
     if settings.accelerator:
         os.environ["HANSA_ACCELERATOR"] = settings.accelerator
     store = ImageStore(settings.image_cache)
     run = run_folder(identity)
-    run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data = settings.data.absolute()
-    compute = QemuCompute(data, run, cloud_id=identity, images=store, host_name=host.id, on_exit=on_exit)
-    return compute, QemuVolumes(data, store, compute.grow_running)
+    run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    site = Site(settings.data.absolute(), run, cloud_id=identity)
+    allowed = [word.strip() for word in settings.uplink_allowed.split(",") if word.strip()]
+    network = LocalNetworks(
+        run / "n", cloud_id=identity, mode=settings.network, uplink=settings.uplink, allowed=allowed
+    )
+    compute = QemuCompute(site, images=store, host_name=host.id, network=network, on_exit=on_exit)
+    return compute, QemuVolumes(site, store), network
 
 
 # -- what every cloud knows from the start ------------------------------------------------------
@@ -222,10 +238,14 @@ async def _match(store: Store, ids: Ids, wanted: dict[Key, tuple[Document, Docum
 
 
 async def wake_machines(store: Store) -> None:
-    """After a start every machine is looked at once: adopted, or started again."""
-    page = await store.list(Query("VirtualMachine", "", below=True))
-    for start in range(0, len(page.items), 500):
-        await store.commit(*(Wake(s.key) for s in page.items[start : start + 500]), by="/hansa/start")
+    """After a start every network that was made is looked at once, then every machine: adopted, or begun again."""
+    networks = [
+        s.key for s in (await store.list(Query("VirtualPrivateCloud", "", below=True))).items if s.status.get("hosts")
+    ]
+    machines = [s.key for s in (await store.list(Query("VirtualMachine", "", below=True))).items]
+    keys = [*networks, *machines]
+    for start in range(0, len(keys), 500):
+        await store.commit(*(Wake(key) for key in keys[start : start + 500]), by="/hansa/start")
 
 
 # -- the whole ----------------------------------------------------------------------------------
@@ -282,10 +302,11 @@ async def assemble(
     await wake_machines(store)
     gate = Gate(store)
     resources = Resources(store, admissions(world), gate, sealer, clock, ids)
-    actions = Actions(resources, store, gate, clock, partial(_console, world), _revoke, loop.last_error)
+    actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
+    consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)
     api = Api(
-        resources, actions, TokenService(store, clock, ids, keys, settings, issuer=issuer),
+        resources, actions, consoles, TokenService(store, clock, ids, keys, settings, issuer=issuer),
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
     )  # fmt: skip
     return Cloud(store, loop, api, credentials, world)
@@ -295,9 +316,13 @@ async def _born_in(world: World, it: AnyResource) -> Birth:
     return await project_born(it, world)
 
 
-async def _console(world: World, it: AnyResource, count: int) -> bytes:
-    engine = world.engines.compute(it.status.host or "")
-    return b"" if engine is None else await engine.console(it.uid, count)
+def _engine_of(world: World, it: AnyResource) -> ComputeEngine | None:
+    return world.engines.compute(it.status.host or "")
+
+
+async def _log(world: World, it: AnyResource, count: int) -> bytes:
+    engine = _engine_of(world, it)
+    return b"" if engine is None else await engine.log(it.uid, count)
 
 
 async def _revoke(it: AnyResource, reason: str, now: float) -> list[Write]:

@@ -14,7 +14,7 @@ import pytest
 from hansa.bootstrap import ensure_organization
 from hansa.clock import SystemClock, SystemIds
 from hansa.config import Settings
-from hansa.engines.simulated import SimulatedVolumes
+from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.fleetfile import FleetFile
 from hansa.store.sqlite import open_sqlite
 from hansa.wiring import Cloud, FleetEngines, assemble, simulated_host
@@ -90,6 +90,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         for host in region.hosts:
             engines.by_host[host.id] = simulated_host(host, clock)
             engines.by_zone.setdefault(f"{region.id}-{host.zone}", SimulatedVolumes())
+            engines.networks[host.id] = SimulatedNetwork()
     made = await assemble(store, engines, Settings(data=tmp_path), clock, ids, BASE, FLEET, tmp_path, kept={})
     looping = asyncio.create_task(made.serve_loop())
     yield made

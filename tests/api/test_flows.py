@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,9 +42,11 @@ class Terraform:
         return await self.talk.until(path) if found["status"].get("conditions") else found
 
     async def refresh(self) -> None:
-        """What others did to an object's status is taken over, as `terraform refresh` does."""
-        for path in self.kept:
-            self.kept[path] = state(await self._settled(path))
+        """What others did to an object's status is taken over, as `terraform refresh` does, once nothing moves."""
+        async with asyncio.timeout(10):
+            while (seen := {path: state(await self._settled(path)) for path in self.kept}) != self.kept:
+                self.kept.update(seen)
+                await asyncio.sleep(0.1)
 
     async def plan_is_empty(self) -> None:
         for path, kept in self.kept.items():
@@ -132,6 +135,12 @@ async def test_machine_in_a_network_of_its_own(terraform: Terraform, talk: Talk)
                        "securityGroupSettings": {"securityGroupMemberRefs": [ref("securityGroups", "sg", "networking")]}},
         "osSettings": {"ssh": {"authorizedKeys": [{"value": "ssh-ed25519 AAAA me"}]}},
         "placement": {"zone": "a", "placementGroupRef": ref("placementGroups", "pg")}})  # fmt: skip
+    async with asyncio.timeout(10):  # the group hears of the machine after the machine is ready
+        while True:
+            members = (await talk.read(talk.at("securityGroups/sg", NET)))["status"]["members"]
+            if [m["status"] for m in members] == ["Active"]:
+                break
+            await asyncio.sleep(0.02)
     await terraform.round()
     status = terraform.kept[talk.at("virtualMachines/vm")]["status"]
     assert status["networking"]["privateIPv4Address"].startswith("10.100.1.") and status["networking"]["ipv6Address"]
@@ -153,6 +162,79 @@ async def test_machine_with_defaults(terraform: Terraform, talk: Talk) -> None:
     await terraform.change(talk.at("virtualMachines/vm"), {"running": True})
     await terraform.round()
     await terraform.destroy()
+
+
+async def test_a_disk_that_comes_and_goes(terraform: Terraform, talk: Talk) -> None:
+    """The contract's hot-swap flow (4.3)."""
+    await terraform.apply(talk.at("disks"), "boot", disk(20))
+    await terraform.apply(talk.at("virtualMachines"), "vm", {
+        "computeProfileRef": "/compute/global/computeProfiles/a1a.xs", "disks": [{"diskRef": ref("disks", "boot"), "bootFrom": True}],
+        "placement": {"zone": "a"}})  # fmt: skip
+    await terraform.apply(
+        talk.at("disks"), "data", {"diskSize": {"amount": 50, "unit": "GB"}, "placement": {"zone": "a"}}
+    )
+    spec = {"virtualMachineRef": ref("virtualMachines", "vm"), "diskRef": ref("disks", "data")}
+    await terraform.apply(talk.at("hotswapDiskAttachments"), "data-to-vm", spec)
+    await terraform.round()
+    kept = terraform.kept
+    serial = kept[talk.at("hotswapDiskAttachments/data-to-vm")]["status"]["serial"]
+    listed = kept[talk.at("virtualMachines/vm")]["status"]["hotswapDiskAttachments"]
+    assert serial and [(e["attached"], e["serial"]) for e in listed] == [(True, serial)]
+    assert kept[talk.at("disks/data")]["status"]["diskUsage"][0]["useKind"] == "hotswap"
+    await terraform.change(talk.at("disks/data"), {"diskSize": {"amount": 60, "unit": "GB"}})
+    await terraform.round()
+    await terraform.change(talk.at("virtualMachines/vm"), {"running": False})
+    await terraform.change(talk.at("virtualMachines/vm"), {"running": True})
+    await terraform.round()
+    assert kept[talk.at("hotswapDiskAttachments/data-to-vm")]["status"] == {"serial": serial, "simulated": True}
+    await terraform.destroy()
+
+
+async def test_a_snapshot_and_a_disk_from_it(terraform: Terraform, talk: Talk, cloud: Any) -> None:
+    cloud.world.engines.volumes("se-sto-a").copy_steps = 0
+    await terraform.apply(talk.at("disks"), "boot", disk(20))
+    await terraform.apply(talk.at("snapshots"), "taken", {"diskRef": ref("disks", "boot")})
+    source = {"type": "snapshot", "snapshotRef": ref("snapshots", "taken")}
+    await terraform.apply(talk.at("disks"), "unsized", {"placement": {"zone": "a"}, "source": source})
+    sized = {"diskSize": {"amount": 30, "unit": "GB"}, "placement": {"zone": "a"}, "source": source}
+    await terraform.apply(talk.at("disks"), "sized", sized)
+    await terraform.round()
+    assert terraform.kept[talk.at("snapshots/taken")]["status"]["restoreSize"] == {"amount": 20, "unit": "GB"}
+    assert terraform.kept[talk.at("disks/unsized")]["status"]["diskSize"] == {"amount": 20, "unit": "GB"}
+    await terraform.change(talk.at("disks/sized"), {"diskSize": {"amount": 40, "unit": "GB"}})
+    await terraform.round()
+    await terraform.destroy()
+
+
+async def test_a_volume_of_kubernetes(talk: Talk) -> None:
+    """As the CSI driver holds it (4.5): create, attach, find by label, expand while attached, detach, delete."""
+    await talk.make(talk.at("disks"), "node-boot", disk(20))
+    await talk.make(talk.at("virtualMachines"), "node", {
+        "computeProfileRef": "c1a.m", "disks": [{"diskRef": ref("disks", "node-boot"), "bootFrom": True}],
+        "placement": {"zone": "a"}})  # fmt: skip
+    await talk.until(talk.at("virtualMachines/node"))
+    mine = {"managed-by": "csi-test"}
+    spec: dict[str, Any] = {"diskSize": {"amount": 10_000, "unit": "MB"}, "placement": {"zone": ""}}
+    await talk.make(talk.at("disks"), "csi-volume", spec, userLabels=mine)
+    again = await talk.call("POST", talk.at("disks"), {"metadata": {"id": "csi-volume"}, "spec": spec})
+    assert again.status_code == 409
+    volume = await talk.until(talk.at("disks/csi-volume"))
+    assert volume["spec"]["diskSize"] == spec["diskSize"] and volume["status"]["placement"] == {"zone": "a"}
+    pair = {"virtualMachineRef": ref("virtualMachines", "node"), "diskRef": ref("disks", "csi-volume")}
+    path = talk.at("hotswapDiskAttachments/csi-volume-to-node")
+    await talk.make(talk.at("hotswapDiskAttachments"), "csi-volume-to-node", pair, userLabels=mine)
+    assert (await talk.until(path))["status"]["serial"]
+    selector = "managed-by=csi-test,compute.evroc.com/disk-attachment-disk=csi-volume"
+    for wanted, count in ((selector, 1), (selector.replace("volume", "other"), 0)):
+        answer = await talk.call("GET", talk.at("hotswapDiskAttachments"), params={"labelSelector": wanted})
+        assert len(answer.json()["items"]) == count, wanted
+    bigger = {"spec": {"diskSize": {"amount": 12_000, "unit": "MB"}}}
+    assert (await talk.call("PATCH", talk.at("disks/csi-volume"), bigger)).status_code == 200
+    assert (await talk.until(talk.at("disks/csi-volume")))["status"]["diskSize"] == bigger["spec"]["diskSize"]
+    assert ready_of(await talk.read(path))["status"] == "True"
+    for gone in (path, talk.at("disks/csi-volume")):
+        assert (await talk.call("DELETE", gone)).status_code == 204
+        await talk.gone(gone, 2)
 
 
 async def test_ipv6_only_network(terraform: Terraform, talk: Talk) -> None:

@@ -127,6 +127,13 @@ def links(kind: type[AnyResource], key: Key, typed: Spec) -> tuple[LinkTo, ...]:
     return tuple(link for found in references(typed) if (link := _link(key, found)) is not None)
 
 
+def relinked(kind: type[AnyResource], key: Key, old: Spec, new: Spec) -> tuple[LinkTo, ...]:
+    """The links of a changed spec. What the old spec named as well is not asked for again: it may be gone since,
+    as the snapshot that a disk was made from."""
+    named = {link.target for link in links(kind, key, old)}
+    return tuple(replace(link, free=link.free or link.target in named) for link in links(kind, key, new))
+
+
 def _link(key: Key, found: FoundRef) -> LinkTo | None:
     text = full_ref(found.text, found.to.kinds, key.scope) if _known(found) else found.text
     check_same_place(key, found.path, text)

@@ -6,7 +6,7 @@ at here: the caller hands over only `spec` and `metadata.userLabels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,20 @@ from hansa.kinds.rules import Rule, model_in, ruled_fields
 from hansa.units import LABEL_KEY_LENGTH_MAX, LABEL_VALUE_LENGTH_MAX, LABELS_MAX
 
 DEPTH_MAX = 32
+
+
+def refuse_deep(document: Any) -> None:
+    """Raises Invalid for a document of more levels than anything here needs: whoever walks it may recurse."""
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise Invalid(f"the document is nested deeper than {DEPTH_MAX} levels")
+        level = [v for each in level for v in _inside(each) if isinstance(v, (dict, list))]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def merge(old: Any, patch: Any, depth: int = 0) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 
-from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown
+from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
+from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
 from hansa.api.view import view
 from hansa.clock import Clock, Ids
@@ -38,7 +39,6 @@ from hansa.store.port import (
     Update,
     Write,
 )
-from hansa.units import LIST_LIMIT_MAX
 
 IDEMPOTENCY_S = 86_400.0
 PATCH_TRIES = 8
@@ -83,8 +83,10 @@ class Resources:
         matches = parse_selector(selector) if selector else None
         if kind not in (Project, Organization):
             await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
-        if limit is not None and not 0 < limit <= LIST_LIMIT_MAX:
-            raise Invalid.field("limit", f"must be from 1 to {LIST_LIMIT_MAX}")
+        if limit is not None:
+            check_limit(limit)
+        if after and not is_digits(after):
+            raise Invalid.field("continue", "must be one that a list gave out")
         page = await self.store.list(Query(kind.kind, scope, limit=limit, after=after))
         rows = [s for s in page.items if matches is None or matches({**s.labels, **s.system_labels})]
         if kind in (Project, Organization):
@@ -210,7 +212,7 @@ class Resources:
             raise Conflict(f"{stored.key} is being deleted")
         fresh = replace(stored, spec=spec, labels=labels, generation=stored.generation + (spec != stored.spec))
         also: tuple[Write, ...] = ()
-        to = links(kind, stored.key, typed) if spec != stored.spec else ()
+        to = relinked(kind, stored.key, kind(stored).spec, typed) if spec != stored.spec else ()
         admission = self.admissions.get(kind.kind, NOTHING)
         if spec != stored.spec and admission.amend is not None:
             also = await admission.amend(kind(stored), kind(fresh))
@@ -288,8 +290,4 @@ def _body_digest(body: Document) -> str:
 
 
 def _revision(text: Any) -> int | None:
-    if text in (None, ""):
-        return None
-    if not isinstance(text, str) or not text.isdigit():
-        raise Invalid.field("metadata.resourceVersion", f"must be one that this API gave out (given: {text!r})")
-    return int(text)
+    return None if text in (None, "") else as_whole(text, "metadata.resourceVersion")

@@ -16,7 +16,7 @@ from hansa.sdk import names
 Document = dict[str, Any]
 ORDER = (
     "Project", "SovereigntyPolicy", "VirtualPrivateCloud", "Subnet", "SecurityGroup", "PublicIP", "PlacementGroup",
-    "Disk", "VirtualMachine", "ServiceAccount", "ServiceAccountCredential",
+    "Disk", "Snapshot", "VirtualMachine", "HotswapDiskAttachment", "ServiceAccount", "ServiceAccountCredential",
 )  # fmt: skip
 DOCUMENTS_MAX = 1000
 
@@ -63,9 +63,16 @@ def _parse(source: str, text: str) -> list[Document]:
 
 
 def ordered(documents: Sequence[Document]) -> list[Document]:
-    """What is pointed at first."""
+    """What is pointed at first; a disk from a snapshot after the snapshots."""
     rank = {kind: i for i, kind in enumerate(ORDER)}
-    return sorted(documents, key=lambda d: rank.get(names.named(d["kind"]).kind, len(ORDER)))
+
+    def key(document: Document) -> tuple[int, bool]:
+        kind = names.named(document["kind"]).kind
+        source = (document.get("spec") or {}).get("source") if kind == "Disk" else None
+        restored = isinstance(source, dict) and bool(source.get("snapshotRef"))
+        return rank.get("Snapshot" if restored else kind, len(ORDER)), restored
+
+    return sorted(documents, key=key)
 
 
 @click.command("apply")

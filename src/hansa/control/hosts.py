@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import World
-from hansa.engines.ports import ComputeEngine, HostReport, MachineState
+from hansa.engines.ports import ComputeEngine, HostReport, MachineState, NetworkHost
 from hansa.errors import Retry
 from hansa.kinds.fleet import Capacity, Host, HostStatus, Region, Zone
 from hansa.kinds.resource import AnyResource, Stored
@@ -45,15 +45,17 @@ class Hosts:
         if engine is None:
             message = "no engine drives this host"
             return Outcome(HostStatus(conditions=conditions(it, now, False, "HostGone", message)), again_in_s=SWEEP_S)
-        report = await engine.host()
-        reason = "Simulated" if report.simulated else "Available"
-        said = conditions(it, now, report.healthy, reason if report.healthy else "EngineNotAnswering", report.message)
+        report, network = await engine.host(), await _network_of(it, world)
+        healthy = report.healthy and network.healthy
+        message = "; ".join(filter(None, dict.fromkeys((report.message, network.message))))
+        reason = ("Simulated" if report.simulated else "Available") if healthy else "EngineNotAnswering"
         strays = await self._strays(it, world)
         return Outcome(
             HostStatus(
-                conditions=said, capacity=promised(it, report, world), accelerator=report.accelerator,
-                isolation=report.isolation, network=report.network, engine=report.engine, simulated=report.simulated,
-                message=report.message,
+                conditions=conditions(it, now, healthy, reason, message), capacity=promised(it, report, world),
+                accelerator=report.accelerator, isolation=report.isolation, network=network.mode, uplink=network.uplink,
+                limits=report.limits, disk_free_bytes=report.disk_free_bytes, engine=report.engine,
+                simulated=report.simulated, message=message,
             ),
             again_in_s=SWEEP_S if report.simulated else SWEEP_REAL_S,
             also=tuple(strays),
@@ -63,6 +65,11 @@ class Hosts:
         """Removes what nobody wants, wakes what lags behind: drift is found by engine, not by object."""
         compute, volumes = world.engines.compute(it.name), world.engines.volumes(f"{it.spec.region}-{it.spec.zone}")
         wakes: list[Wake] = []
+        network = world.engines.network(it.name)
+        made = {held.uid for held in await network.held()} if network is not None else set()
+        for uid in made:
+            if network is not None and await world.store.find(uid) is None:
+                await network.remove(uid)
         for engine in (compute, volumes):
             if engine is None:
                 continue
@@ -72,26 +79,46 @@ class Hosts:
                     await engine.remove(held.uid)
                 elif engine is compute and await self._drifted(compute, stored):
                     wakes.append(Wake(stored.key))
+                elif engine is compute and network is not None:
+                    wakes += await self._unplugged(stored, made, world)
         return wakes
 
+    async def _unplugged(self, machine: Stored, made: set[str], world: World) -> list[Wake]:
+        """A machine's network that is not on its host any more, though it should be."""
+        uid = machine.status.get("vpc")
+        vpc = await world.store.find(uid) if uid is not None and uid not in made else None
+        return [Wake(vpc.key)] if vpc is not None and vpc.status.get("hosts") else []
+
     async def _drifted(self, engine: ComputeEngine, stored: Stored) -> bool:
-        """Is a machine that was last seen running not running any more (or not answering)?"""
+        """Does a machine that was last seen running not run any more (or not answer), or hold other hot disks?"""
         if stored.observed != stored.generation or stored.status.get("virtualMachineStatus") != "Running":
             return False
+        plugged = [entry for entry in stored.status.get("hotswapDiskAttachments", ()) if entry["attached"]]
         try:
-            return (await engine.observe(stored.uid)).state is not MachineState.RUNNING
+            report = await engine.observe(stored.uid)
         except Retry:
             return True
+        return report.state is not MachineState.RUNNING or len(report.hot_disks) != len(plugged)
+
+
+async def _network_of(it: Host, world: World) -> NetworkHost:
+    """How the host makes networks. One that cannot filter takes no machine."""
+    engine = world.engines.network(it.name)
+    if engine is None:
+        return NetworkHost("", healthy=False, message="no engine makes this host's networks")
+    return await engine.host()
 
 
 def promised(host: Host, report: HostReport, world: World) -> Capacity:
-    """What may be sold: measured and overcommitted on the real host, as the fleet file says on paper."""
+    """What may be sold: measured and overcommitted on the real host, as the fleet file says on paper. Disk
+    is overcommitted on both: it is promised thin."""
+    disk_bytes = int(report.disk_bytes * world.settings.disk_overcommit)
     if report.simulated:
-        return host.spec.capacity
+        return host.spec.capacity.model_copy(update={"disk_bytes": disk_bytes})
     return Capacity.model_validate({
         "vCPUs": int(report.vcpus * world.settings.cpu_overcommit),
         "memoryBytes": int(report.memory_bytes * world.settings.memory_overcommit),
-        "diskBytes": report.disk_bytes, "gpuModel": report.gpu_model, "gpus": report.gpus,
+        "diskBytes": disk_bytes, "gpuModel": report.gpu_model, "gpus": report.gpus,
     })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, Full, NotFound, Refused, Retry
+from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.store.port import Forget, Lease, SetStatus, Settle, Write
@@ -175,9 +176,11 @@ class Loop:
         return (*outcome.also, SetStatus(it.key, it.generation, document, lease, wake=wake), settle)
 
     def _overdue(self, it: AnyResource, document: Document, expect_s: float) -> Document:
-        """Says since when a wait is longer than it should be; the reason stays, for programs."""
+        """Says since when a wait is longer than it should be; the reason stays, for programs. The end of a story
+        is no wait."""
         for condition in document["conditions"]:
-            if condition["type"] == "Ready" and condition["status"] == "False":
+            waits = condition["status"] == "False" and not is_terminal(condition["reason"])
+            if condition["type"] == "Ready" and waits:
                 since = max(parse_rfc3339(condition["lastTransitionTime"]), it.stored.created_at)
                 if self.world.clock.now() - since > expect_s:
                     late = f"overdue: not Ready since {rfc3339(since)}, expected within {expect_s:.0f} s"

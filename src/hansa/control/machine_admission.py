@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hansa.control.machines import decide_place, read_parts, shown
+from hansa.control.machine_parts import decide_place, read_parts
+from hansa.control.machine_report import shown
 from hansa.control.outcome import born_waiting
+from hansa.control.uses import use_claims
 from hansa.control.world import World
 from hansa.errors import Full
 from hansa.kinds.compute import GROUP_MEMBERS_MAX, Disk, PlacementGroup, VirtualMachine
@@ -35,16 +37,17 @@ async def machine_amended(old: AnyResource, new: AnyResource, world: World) -> t
 
 
 async def exclusive_claims(it: VirtualMachine, world: World) -> tuple[Claim, ...]:
-    claims: list[Claim] = []
+    """Raises InUse for a disk or an address that another machine, or an attachment, has."""
+    used: list[AnyResource] = []
     for use in it.spec.disks:
         disk = await world.follow(Disk, full_ref(use.disk_ref, ("Disk",), it.key.scope))
         if disk is not None:
-            claims.append(Claim(f"uses/{disk.uid}", "machine", note=it.name))
+            used.append(disk)
     if it.spec.networking.public_ip_ref:
         ip = await world.follow(PublicIP, full_ref(it.spec.networking.public_ip_ref, ("PublicIP",), it.key.scope))
         if ip is not None:
-            claims.append(Claim(f"uses/{ip.uid}", "machine", note=it.name))
-    return tuple(claims)
+            used.append(ip)
+    return await use_claims(it, used, world)
 
 
 async def check_group(it: VirtualMachine, world: World) -> None:

@@ -17,12 +17,9 @@ from hansa.errors import Full, InUse, Invalid
 from hansa.kinds.iam import Project
 from hansa.kinds.networking import (
     DEFAULT_VPC_BLOCK,
-    AllocatedSubnet,
     Subnet,
-    Subnets,
     SubnetStatus,
     VirtualPrivateCloud,
-    VirtualPrivateCloudStatus,
 )
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
@@ -81,33 +78,6 @@ def _vpc_document(it: VirtualPrivateCloud, world: World, block: str) -> Document
         more |= {"assignedIPv4CidrBlocks": blocks, "availableIPv4CidrBlocks": blocks}
     more["subnets"] = {"allocatedSubnets": [], "invalidSubnets": []}
     return born_ready(world.clock.now(), **more)
-
-
-@dataclass(frozen=True, slots=True)
-class VirtualPrivateClouds:
-    kind = VirtualPrivateCloud
-
-    async def reconcile(self, it: AnyResource, world: World) -> Outcome:
-        assert isinstance(it, VirtualPrivateCloud)
-        if it.deleting:
-            return Outcome(gone=True)
-        subnets = await world.pointing(Subnet, it.key)
-        used = [V4(s.spec.ipv4_cidr_block) for s in subnets if s.spec.ipv4_cidr_block]
-        free = [str(b) for block in it.spec.ipv4_cidr_blocks or () for b in without(V4(block), used)]
-        status = it.status.model_copy(update={
-            "conditions": conditions(it, world.clock.now(), True, "Available"),
-            "available_ipv4_cidr_blocks": tuple(free) if it.spec.ipv4_cidr_blocks else None,
-            "subnets": Subnets(allocated_subnets=tuple(_allocated(s) for s in subnets)),
-        })  # fmt: skip
-        assert isinstance(status, VirtualPrivateCloudStatus)
-        return Outcome(status)
-
-
-def _allocated(subnet: Subnet) -> AllocatedSubnet:
-    return AllocatedSubnet.model_validate({
-        "subnetRef": subnet.ref, "ipv4CidrBlock": subnet.spec.ipv4_cidr_block,
-        "ipv6GUABlock": subnet.status.assigned_ipv6_gua_block, "placement": {"zone": subnet.spec.placement.zone},
-    })  # fmt: skip
 
 
 def without(block: V4, used: Iterable[V4]) -> list[V4]:

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hansa.dates import rfc3339
-from hansa.kinds.reasons import REASONS
+from hansa.kinds.reasons import REASONS, is_terminal
 from hansa.kinds.resource import AnyResource, Condition, Document, Status
 from hansa.store.port import Write
+
+WAIT_S = 5.0
+FAILED_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,32 @@ class Outcome:
     wake: bool = False
     expect_s: float | None = None
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something cannot go on. Looked at again after `again_in_s`; None: when what it points at changes."""
+
+    reason: str
+    message: str
+    again_in_s: float | None = None
+
+
+def waiting_for(it: AnyResource) -> Trouble:
+    """What is said of an object that needs `it` and finds it not Ready: the end, where that can never be. Of what
+    waits itself only that: a message names one link of a chain."""
+    ready = it.status.condition("Ready")
+    reason, message = ("Creating", "") if ready is None else (ready.reason, ready.message)
+    if it.deleting:
+        reason, message = "Deleting", ""
+    elif ready is not None and ready.status == "True":
+        reason, message = "Updating", ""
+    if reason == "WaitingForReference":
+        message = ""
+    said = f"{it.kind.lower()} {it.name} is not ready: {reason}" + (f" ({message})" if message else "")
+    if is_terminal(reason):
+        return Trouble("ProvisioningFailed", said, FAILED_AGAIN_S)
+    return Trouble("WaitingForReference", said, WAIT_S)
 
 
 def condition(

@@ -7,14 +7,18 @@ from functools import partial
 from typing import Any
 
 from hansa.control.accounts import Credentials, ServiceAccounts, credential_born, service_account_born
-from hansa.control.disks import Disks
+from hansa.control.attachments import Attachments, attachment_born
+from hansa.control.copies import disk_born, disk_guard, snapshot_born, snapshot_guard
+from hansa.control.disks import Disks, disk_amended
 from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
 from hansa.control.hosts import Hosts
 from hansa.control.machine_admission import machine_amended, machine_born, machine_preview
 from hansa.control.machines import Machines, Unseal
-from hansa.control.networks import SubnetsOf, VirtualPrivateClouds, guard_default, subnet_born, vpc_born
+from hansa.control.networks import SubnetsOf, guard_default, subnet_born, vpc_born
 from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
+from hansa.control.private_clouds import VirtualPrivateClouds
 from hansa.control.projects import Projects, project_born
+from hansa.control.snapshots import Snapshots
 from hansa.control.world import Reconciler, World
 from hansa.kinds.iam import Organization
 from hansa.kinds.resource import AnyResource, Status
@@ -44,8 +48,8 @@ class Organizations:
 
 def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
     table: tuple[Any, ...] = (
-        Disks(), Machines(unseal), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(), SecurityGroups(), PublicIPs(),
-        Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
+        Disks(), Snapshots(), Machines(unseal), Attachments(), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(),
+        SecurityGroups(), PublicIPs(), Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
     )  # fmt: skip
     return {r.kind.kind: r for r in table}
 
@@ -62,7 +66,9 @@ def admissions(world: World) -> dict[str, Admission]:
         "PlacementGroup": Admission(born=bound(group_born)),
         "ServiceAccount": Admission(born=bound(service_account_born)),
         "ServiceAccountCredential": Admission(born=bound(credential_born)),
-        "Disk": Admission(born=bound(_waiting)),
+        "Disk": Admission(born=bound(disk_born), amend=bound(disk_amended), guard=bound(disk_guard)),
+        "Snapshot": Admission(born=bound(snapshot_born), guard=bound(snapshot_guard)),
+        "HotswapDiskAttachment": Admission(born=bound(attachment_born)),
         "PublicIP": Admission(born=bound(_waiting)),
         "SovereigntyPolicy": Admission(born=bound(_at_once)),
         "VirtualMachine": Admission(

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from hansa.clock import Clock, Ids
 from hansa.config import Settings
 from hansa.control.outcome import Outcome
-from hansa.engines.ports import ComputeEngine, VolumeEngine
+from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.errors import NotFound
 from hansa.kinds.registry import key_of, read
 from hansa.kinds.resource import AnyResource, Key, Resource
@@ -24,6 +24,8 @@ class Engines(Protocol):
     def compute(self, host: str) -> ComputeEngine | None: ...
 
     def volumes(self, zone: str) -> VolumeEngine | None: ...
+
+    def network(self, host: str) -> NetworkEngine | None: ...
 
 
 @dataclass(frozen=True, slots=True)
