@@ -39,7 +39,7 @@ async def test_no_route_of_a_kind_answers_a_stranger(
             listed = (await stranger.call("GET", base)).json()["items"]
             assert names[kind.kind] not in [i["metadata"]["id"] for i in listed]
         for method, path in (("GET", one), ("PATCH", one), ("DELETE", one), ("GET", f"{one}/why"), ("GET", f"{one}/events"),
-                             ("POST", f"{one}/start"), ("POST", f"{one}/stop"), ("GET", f"{one}/logs"), ("POST", f"{one}/revoke")):  # fmt: skip
+                             ("POST", f"{one}/start"), ("POST", f"{one}/stop"), ("GET", f"{one}/logs"), ("POST", f"{one}/console"), ("POST", f"{one}/revoke")):  # fmt: skip
             answer = await stranger.call(method, path, {} if method in ("PATCH", "POST") else None)
             assert answer.status_code in (403, 404, 405), f"{method} {path}: {answer.status_code}"
             if method == "GET":  # what is there and what is not look alike

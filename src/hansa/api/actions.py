@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 
 from hansa.api.admission import Gate
+from hansa.api.console import STREAM
+from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
 from hansa.clock import Clock
@@ -18,12 +20,13 @@ from hansa.kinds.reasons import REASONS
 from hansa.kinds.registry import kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
 from hansa.policy.verdict import Act
-from hansa.store.port import Change, Store, Write
-from hansa.units import CONSOLE_BYTES_MAX, LIST_LIMIT_MAX
+from hansa.store.port import Change, Entry, Store, Write
+from hansa.units import CONSOLE_BYTES_MAX
 
 Logs = Callable[[AnyResource, int], Awaitable[bytes]]
 Revoke = Callable[[AnyResource, str, float], Awaitable[list[Write]]]
 LINKS_SHOWN = 32
+OPENINGS_SEEN = 500  # of consoles, the newest of the whole cloud, among the events of a project
 RUNS_ON = ("simulated", "accelerator", "isolation", "network", "engine", "ssh")
 
 
@@ -51,7 +54,8 @@ class Actions:
         await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         return await self.resources.show(kind, await self.store.get(key))
 
-    async def console(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
+    async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
+        """The last `count` bytes of what the machine wrote to its console, over all its starts."""
         await self.gate.allow(asking.caller, Act.SSH, kind, key)
         if not 0 < count <= CONSOLE_BYTES_MAX:
             raise Invalid.field("bytes", f"must be from 1 to {CONSOLE_BYTES_MAX}")
@@ -61,20 +65,29 @@ class Actions:
 
     async def events_of(self, asking: Asking, kind: type[AnyResource], key: Key, limit: int) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
+        check_limit(limit)
         stored = await self.resources.stored(key)
-        found = [c for c in await self._recent(key.scope) if c.uid == stored.uid]
-        return {"items": [_event(c) for c in found[-limit:]]}
+        found = [_event(c) for c in await self._recent(key.scope) if c.uid == stored.uid]
+        found += [_opening(e) for e in await self.store.records(STREAM, about=stored.uid, limit=limit)]
+        return {"items": _in_order(found)[-limit:]}
 
     async def events_in(self, asking: Asking, project: str, after: int | None, limit: int) -> Document:
+        """The latest events of a project, or its changes after a revision.
+
+        An opened console changes no object and has no revision of its own: it is among the latest events only.
+        """
         await self.gate.allow(asking.caller, Act.READ, kind_named("VirtualMachine"), Key("", f"projects/{project}", ""))
-        if not 0 < limit <= LIST_LIMIT_MAX:
-            raise Invalid.field("limit", f"must be from 1 to {LIST_LIMIT_MAX}")
+        check_limit(limit)
         scope = f"projects/{project}"
         if after is None:
-            found = (await self._recent(scope))[-limit:]
+            found = [_event(c) for c in await self._recent(scope) if _is_public(c.key)]
+            openings = await self.store.records(STREAM, limit=OPENINGS_SEEN)
+            found += [_opening(e) for e in openings if f"/{scope}/" in e.body["ref"]]
+            found = _in_order(found)[-limit:]
         else:
-            found = await self.store.changes(after, scope=scope, limit=limit)
-        return {"items": [_event(c) for c in found if _is_public(c.key)], "revision": await self.store.revision()}
+            changes = await self.store.changes(after, scope=scope, limit=limit)
+            found = [_event(c) for c in changes if _is_public(c.key)]
+        return {"items": found, "revision": await self.store.revision()}
 
     async def _recent(self, scope: str, span: int = 5000) -> list[Change]:
         """The changes of a scope within the last `span` revisions of the store."""
@@ -203,6 +216,16 @@ def _event(change: Change) -> Document:
         "reason": ready.get("reason", ""),
         "message": ready.get("message", ""),
     }
+
+
+def _opening(entry: Entry) -> Document:
+    """An opened console as an event; its revision is that of the store at the time."""
+    return {**entry.body, "at": rfc3339(entry.at), "act": "console", "reason": "", "message": "opened the console"}
+
+
+def _in_order(events: list[Document]) -> list[Document]:
+    """Oldest first; of one revision the change comes before what followed it."""
+    return sorted(events, key=lambda event: (event["revision"], event["act"] == "console", event["at"]))
 
 
 def _line(type: str, shown: Document, revision: int) -> bytes:

@@ -1,26 +1,29 @@
 """The web edge: one ASGI application, one dispatch, one error body.
 
 A request is read once, its caller is found once, then it is one of: token service, health, documents
-about the API, events, or a resource (by `routes.resolve`). `except Exception` stands here and in the loop
-only.
+about the API, events, or a resource (by `routes.resolve`). A WebSocket is a console. `except Exception`
+stands here and in the loop only.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
 
 import orjson
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from hansa.api.actions import Actions
+from hansa.api.console import Consoles
 from hansa.api.documents import explain_document, openapi_document
+from hansa.api.patch import refuse_deep
 from hansa.api.problem import problem, retry_after
+from hansa.api.query import Query, flag, is_digits, query_of, whole, whole_or
 from hansa.api.resources import Asking, Resources
 from hansa.api.routes import Route, resolve
 from hansa.clock import Ids
@@ -29,14 +32,11 @@ from hansa.kinds.resource import Document
 from hansa.policy.verdict import Caller
 from hansa.units import BODY_BYTES_MAX
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
 REALM = "evroc-customer"
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class TokenEndpoints(Protocol):
@@ -47,6 +47,8 @@ class TokenEndpoints(Protocol):
 
 class CallerFinder(Protocol):
     async def of(self, authorization: str | None) -> Caller: ...
+
+    def claims(self, authorization: str | None) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Api:
 
     resources: Resources
     actions: Actions
+    consoles: Consoles
     tokens: TokenEndpoints
     callers: CallerFinder
     ids: Ids
@@ -75,8 +78,11 @@ class Api:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
-            raise Bug(f"this server speaks HTTP only, not {scope['type']}")
+            raise Bug(f"this server speaks HTTP and WebSocket, not {scope['type']}")
         started, request = time.perf_counter(), Request(scope, receive)
         number = self.ids.token()[:16]
         try:
@@ -102,6 +108,14 @@ class Api:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = self.ids.token()[:16]
+        try:
+            await self.consoles.serve(scope, receive, send, request)
+        except Exception:
+            log.exception("bug", request=request, path=scope["path"])
+            await send({"type": "websocket.close", "code": 1011, "reason": f"something is broken here ({request})"})
+
     async def _answer(self, request: Request, number: str) -> Answer | StreamingResponse:
         parts = [p for p in request.scope["path"].split("/") if p]
         if not parts:
@@ -111,21 +125,19 @@ class Api:
         if len(parts) == 1 and (answer := await self._public(request, parts[0])) is not None:
             return answer
         caller = await self.callers.of(request.headers.get("authorization"))
-        query = _query(request)
+        query = query_of(request.scope.get("query_string", b""))
         asking = Asking(
             caller,
             number,
-            dry_run=_flag(query, "dryRun"),
-            strict=_flag(query, "strict"),
+            dry_run=flag(query, "dryRun"),
+            strict=flag(query, "strict"),
             idempotency=_idempotency(request),
         )
         if parts[:2] == ["explain", "v1"] and parts[2:] == ["kinds"]:
             return self._document("explain", explain_document)
         if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
-            after = _number(query, "after", None)
-            return _json(
-                200, await self.actions.events_in(asking, parts[3], after, _number(query, "limit", 100) or 100)
-            )
+            after, limit = whole(query, "after"), whole_or(query, "limit", 100)
+            return _json(200, await self.actions.events_in(asking, parts[3], after, limit))
         return await self._resource(request, resolve(parts), asking, query)
 
     # -- what needs no caller ---------------------------------------------------------------
@@ -137,7 +149,7 @@ class Api:
         status, document = await self.tokens.handle(
             request.method, "/".join(parts[2:]), request.headers, body, self.base_url
         )
-        return Answer(status, orjson.dumps(document), headers=((b"cache-control", b"no-store"),))
+        return Answer(status, orjson.dumps(document), headers=(NO_STORE,))
 
     async def _public(self, request: Request, name: str) -> Answer | None:
         if name == "healthz":
@@ -157,7 +169,7 @@ class Api:
     # -- resources --------------------------------------------------------------------------
 
     async def _resource(
-        self, request: Request, route: Route, asking: Asking, query: dict[str, str]
+        self, request: Request, route: Route, asking: Asking, query: Query
     ) -> Answer | StreamingResponse:
         if route.verb:
             return await self._verb(request, route, asking, query)
@@ -166,15 +178,15 @@ class Api:
         return await self._object(request, route, asking)
 
     async def _collection(
-        self, request: Request, route: Route, asking: Asking, query: dict[str, str]
+        self, request: Request, route: Route, asking: Asking, query: Query
     ) -> Answer | StreamingResponse:
         selector = query.get("labelSelector", "")
         if request.method == "GET" and "L" in route.kind.verbs:
-            if _flag(query, "watch"):
-                after = _number(query, "after", None)
+            if flag(query, "watch"):
+                after = whole(query, "after")
                 lines = await self.actions.watch(asking, route.kind, route.scope, after, selector, self.changed)
                 return StreamingResponse(lines, media_type="application/x-ndjson")
-            limit = _number(query, "limit", None)
+            limit = whole(query, "limit")
             return _json(200, await self.resources.list(
                 asking, route.kind, route.scope, selector=selector, limit=limit, after=query.get("continue", "")))  # fmt: skip
         if request.method == "POST" and "C" in route.kind.verbs:
@@ -193,20 +205,24 @@ class Api:
         await self.resources.delete(asking, kind, key)
         return Answer(204)
 
-    async def _verb(self, request: Request, route: Route, asking: Asking, query: dict[str, str]) -> Answer:
+    async def _verb(self, request: Request, route: Route, asking: Asking, query: Query) -> Answer:
         kind, key, verb = route.kind, route.key, route.verb
         if request.method == "GET" and verb == "why":
             return _json(200, await self.actions.why(asking, kind, key))
         if request.method == "GET" and verb == "events":
-            return _json(200, await self.actions.events_of(asking, kind, key, _number(query, "limit", 50) or 50))
+            return _json(200, await self.actions.events_of(asking, kind, key, whole_or(query, "limit", 50)))
         if verb not in kind.actions:
             raise NotFound(f"a {kind.kind} has no {verb}")
         if request.method == "GET" and verb == "logs":
-            count = _number(query, "bytes", 65_536) or 65_536
-            return Answer(200, await self.actions.console(asking, kind, key, count), b"text/plain; charset=utf-8")
+            count = whole_or(query, "bytes", 65_536)
+            return Answer(200, await self.actions.log(asking, kind, key, count), b"text/plain; charset=utf-8")
         if request.method == "POST" and verb in ("start", "stop"):
             await self.actions.switch(asking, kind, key, running=verb == "start")
             return _json(202, await self.resources.get(asking, kind, key))
+        if request.method == "POST" and verb == "console":
+            claims = self.callers.claims(request.headers.get("authorization"))
+            ticket = await self.consoles.ticket(asking, kind, key, claims)
+            return Answer(201, orjson.dumps(ticket), headers=(NO_STORE,))
         if request.method == "POST" and verb == "revoke":
             body = await _document_in(request, empty=True)
             return _json(200, await self.actions.revoke(asking, kind, key, body))
@@ -233,34 +249,6 @@ def _refusal(error: HansaError, number: str) -> Answer:
     return Answer(error.status, orjson.dumps(problem(error, number)), headers=tuple(headers))
 
 
-def _query(request: Request) -> dict[str, str]:
-    raw = request.scope.get("query_string", b"")
-    if not raw:
-        return {}
-    try:
-        return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=32))
-    except ValueError as error:
-        raise Invalid(f"the query string cannot be read: {error}") from error
-
-
-def _flag(query: dict[str, str], name: str) -> bool:
-    value = query.get(name)
-    if value is None or value == "false":
-        return False
-    if value in ("true", "", "All"):
-        return True
-    raise Invalid.field(name, f"must be true or false (given: {value[:40]!r})")
-
-
-def _number(query: dict[str, str], name: str, default: int | None) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not text.isdigit() or len(text) > 18:
-        raise Invalid.field(name, f"must be a whole number (given: {text[:40]!r})")
-    return int(text)
-
-
 def _idempotency(request: Request) -> str:
     key = request.headers.get("idempotency-key", "")
     if len(key) > 200:
@@ -270,7 +258,7 @@ def _idempotency(request: Request) -> str:
 
 async def _body(request: Request) -> bytes:
     length = request.headers.get("content-length")
-    if length is not None and length.isdigit() and int(length) > BODY_BYTES_MAX:
+    if length is not None and is_digits(length) and int(length) > BODY_BYTES_MAX:
         raise TooLarge(f"the body has {length} bytes; at most {BODY_BYTES_MAX} are taken")
     pieces, total = [], 0
     async for piece in request.stream():
@@ -291,6 +279,7 @@ async def _document_in(request: Request, *, empty: bool = False) -> Document:
         raise Invalid(f"the body is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise Invalid("the body must be a JSON object")
+    refuse_deep(document)
     return document
 
 

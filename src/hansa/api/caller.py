@@ -63,7 +63,7 @@ class Callers:
             self._seen.move_to_end(mark)
             return seen.caller
         self._seen.pop(mark, None)
-        claims = seen.claims if seen is not None else self._claims(text)
+        claims = seen.claims if seen is not None else self.claims(text)
         expires_at = float(claims["exp"])
         if not now < expires_at:
             raise Unauthenticated(f"the access token has expired; ask for another at {self._token_url}")
@@ -77,8 +77,9 @@ class Callers:
     def _token_url(self) -> str:
         return f"{self._issuer}/protocol/openid-connect/token"
 
-    def _claims(self, authorization: str) -> dict[str, Any]:
-        scheme, _, token = authorization.partition(" ")
+    def claims(self, authorization: str | None) -> Mapping[str, Any]:
+        """What a header's token says, its signature proven; `standing` tells whether it still counts."""
+        scheme, _, token = (authorization or "").partition(" ")
         if not authorization:
             raise Unauthenticated(f"send `Authorization: Bearer <access token>`; one is had at {self._token_url}")
         if scheme.lower() != "bearer" or not token.strip():

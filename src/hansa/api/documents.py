@@ -32,8 +32,12 @@ ERRORS = {
 
 def openapi_document() -> Document:
     """OpenAPI 3.1 of the whole native API."""
-    schemas: Document = {"Problem": _PROBLEM, "Metadata": _METADATA}
-    paths: Document = {"/healthz": _plain("Is the process alive?"), "/readyz": _plain("Can it serve?", "503")}
+    schemas: Document = {"Problem": _PROBLEM, "Metadata": _METADATA, "ConsoleTicket": _TICKET}
+    paths: Document = {
+        "/healthz": _plain("Is the process alive?"),
+        "/readyz": _plain("Can it serve?", "503"),
+        "/console/v1": _CONSOLE,
+    }
     for kind in all_kinds():
         if kind.public:
             schemas.update(_schemas(kind))
@@ -119,6 +123,9 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
             code = "200" if action == "revoke" else "202"
             paths[f"{base}/{{id}}/{action}"] = {"parameters": one["parameters"],
                                                 "post": _simple(kind, action, f"{action} it", code, kind.kind)}  # fmt: skip
+        if action == "console":
+            operation = _simple(kind, "console", "A ticket that opens its serial console, once", "201", "ConsoleTicket")
+            paths[f"{base}/{{id}}/console"] = {"parameters": one["parameters"], "post": operation}
         if action == "logs":
             operation = _simple(kind, "logs", "The end of the console log")
             operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
@@ -208,6 +215,27 @@ _PROBLEM: Document = {
         "request": _TEXT,
         "fields": {"type": "array", "items": {"type": "object", "properties": {"path": _TEXT, "message": _TEXT}}},
     },
+}
+_TICKET: Document = {
+    "type": "object",
+    "required": ["ticket", "expiresIn", "url"],
+    "properties": {
+        "ticket": {"type": "string", "description": "good for one WebSocket at /console/v1"},
+        "expiresIn": {"type": "integer", "description": "seconds, at most 30"},
+        "url": {"type": "string", "format": "uri", "description": "the WebSocket, ticket and all"},
+    },
+}
+_CONSOLE: Document = {
+    "get": {
+        "summary": "The serial console of a machine, as a WebSocket of binary frames",
+        "operationId": "openConsole",
+        "security": [],
+        "parameters": [{**_query("ticket", _TEXT), "required": True}],
+        "responses": {
+            "101": {"description": "open: the end of the log comes first, then what the guest writes"},
+            **{code: _errors()[code] for code in ("400", "403", "404", "409", "503")},
+        },
+    }
 }
 _METADATA: Document = {
     "type": "object",

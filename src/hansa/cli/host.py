@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hansa.cli.options import client_of, placed
+
+if TYPE_CHECKING:
+    from hansa.engines.ports import NetworkHost
 
 
 @click.group("host")
@@ -17,7 +21,10 @@ def host_command() -> None:
 
 @host_command.command("probe")
 def probe_command() -> None:
-    """Can this machine run guests, and with which accelerator? Boots a kernel under KVM to know."""
+    """Can this machine run guests, how fast, and how does it keep their networks apart?
+
+    Boots a kernel under KVM, and sends packets at a closed port, to know.
+    """
     import asyncio
 
     from hansa.engines.qemu import probe, program
@@ -27,7 +34,22 @@ def probe_command() -> None:
     if qemu is None:
         raise click.ClickException(program.INSTALL)
     found = probe.probe(ImageStore(), qemu.version)
-    click.echo(json.dumps({"accelerator": found.name, "reason": found.reason, "qemu": qemu.version}, indent=2))
+    network = asyncio.run(_network())
+    click.echo(json.dumps({
+        "accelerator": found.name, "reason": found.reason, "qemu": qemu.version,
+        "network": network.mode, "networkReady": network.healthy, "networkReason": network.message,
+        "uplink": network.uplink,
+    }, indent=2))  # fmt: skip
+
+
+async def _network() -> NetworkHost:
+    from hansa.config import Settings, run_folder
+    from hansa.engines.network.driver import LocalNetworks
+
+    settings = Settings()
+    folder = run_folder(f"probe-{os.getpid()}")
+    engine = LocalNetworks(folder, cloud_id=folder.name, mode=settings.network, uplink=settings.uplink)
+    return await engine.host()
 
 
 @host_command.command("ls")

@@ -77,8 +77,6 @@ def _logging() -> None:
 async def _serve(settings: Any) -> None:
     import gc
 
-    import uvicorn
-
     from hansa.wiring import build_cloud
 
     listener = _listen(settings.port)
@@ -88,12 +86,7 @@ async def _serve(settings: Any) -> None:
     except HansaError as error:
         listener.close()
         raise click.ClickException(error.message) from error
-    config = uvicorn.Config(
-        cloud.api, http="httptools", loop="none", lifespan="off", access_log=False, log_config=None,
-        timeout_keep_alive=120, timeout_graceful_shutdown=5, limit_concurrency=1000, h11_max_incomplete_event_size=65536,
-        server_header=False, date_header=True, backlog=512,
-    )  # fmt: skip
-    server = _make_server(config)
+    server = _make_server(server_config(cloud.api))
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -116,6 +109,28 @@ async def _serve(settings: Any) -> None:
         if task.done() and not task.cancelled() and (broken := task.exception()) is not None:
             raise broken
     click.echo("stopped; machines go on running")
+
+
+def server_config(app: Any) -> Any:
+    """How the HTTP server is set up. At "info" it would log the URLs of WebSockets, tickets and all."""
+    import logging
+
+    import uvicorn
+
+    from hansa.api.carry import FRAME_BYTES_MAX
+
+    logging.getLogger("uvicorn.error").addFilter(_is_no_false_alarm)
+    return uvicorn.Config(
+        app, http="httptools", loop="none", lifespan="off", access_log=False, log_config=None, log_level="warning",
+        timeout_keep_alive=120, timeout_graceful_shutdown=5, limit_concurrency=1000, h11_max_incomplete_event_size=65536,
+        server_header=False, date_header=True, backlog=512, ws="websockets-sansio", ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
+    )  # fmt: skip
+
+
+def _is_no_false_alarm(record: Any) -> bool:
+    """uvicorn 0.54 takes a WebSocket that was refused with an answer for one that was left without."""
+    return bool(record.msg != "ASGI callable returned without completing handshake.")
 
 
 def _listen(port: int) -> socket.socket:

@@ -12,7 +12,8 @@ from hansa.errors import HansaError
 from hansa.sdk import names
 
 FORMS = click.Choice(["table", "json", "yaml", "name"])
-ALL = ("vm", "disk", "pg", "vpc", "subnet", "sg", "ip", "sa")
+STOP_WAIT_S = 30.0  # for a machine that is off already
+ALL = ("vm", "disk", "hotswap", "snap", "pg", "vpc", "subnet", "sg", "ip", "sa")
 
 
 @click.command("get")
@@ -143,8 +144,10 @@ def start_command(words: tuple[str, ...], **place: Any) -> None:
     client = client_of(**place)
     for target in names.targets(words, default="vm"):
         item = client.request("GET", client.path_of(target))
-        if item["spec"].get("running", True):  # it switched itself off: false, then true
+        if item["spec"].get("running", True) and item["status"].get("virtualMachineStatus") == "Stopped":
+            # it switched itself off, and that stands until somebody has seen the wish to stop
             client.request("POST", client.path_of(target) + "/stop")
+            client.wait_for(client.path_of(target), str(target), "ready", STOP_WAIT_S, Progress(str(target)).told)
         client.request("POST", client.path_of(target) + "/start")
         click.echo(f"{target} is starting")
 
@@ -191,7 +194,7 @@ def _wait(client: Any, target: names.Target, until: str, timeout: float) -> None
 @click.option("--bytes", "count", default=65536, show_default=True, help="How much of the end.")
 @placed
 def logs_command(name: str, follow: bool, count: int, **place: Any) -> None:
-    """The console log of a machine."""
+    """The console log of a machine, over all its starts. `hansa console` is the live one."""
     client = client_of(**place)
     name = next(iter(names.targets([name], default="vm"))).name or name
     seen = client.logs(name, bytes_max=count)

@@ -28,9 +28,11 @@ def _by_role(caller: Caller, act: Act, subject: Subject) -> Verdict:
     if subject.organization and subject.organization in caller.owns:
         return Verdict(True, "organizationOwner")
     if subject.project and subject.project in caller.member_of:
-        if act is Act.READ or subject.kind not in OWNERS_ONLY:
+        for_owners = act is Act.CONSOLE or subject.kind in OWNERS_ONLY
+        if act is Act.READ or not for_owners:
             return Verdict(True, "projectMember")
-        why = f"only an owner of the organisation may {act.value} a {subject.kind}; {caller.ref} is a member"
+        what = "open the console of" if act is Act.CONSOLE else act.value
+        why = f"only an owner of the organisation may {what} a {subject.kind}; {caller.ref} is a member"
         return Verdict(False, "projectMember", (why,))
     what = f"project {subject.project}" if subject.project else f"{subject.kind} {subject.name}".strip()
     return Verdict(False, "stranger", (f"{caller.ref} has no role on {what}",), visible=False)

@@ -15,7 +15,8 @@ class Act(StrEnum):
     UPDATE = "update"
     DELETE = "delete"
     PLACE = "place"  # put something into a territory
-    SSH = "ssh"  # be told where a machine's port 22 is, read its console
+    SSH = "ssh"  # be told where a machine's port 22 is, read what it printed
+    CONSOLE = "console"  # type at a machine's serial console: whoever may, has the machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from hansa.sdk.watch import Event, events_of
 
 if TYPE_CHECKING:
     from hansa.kinds.resource import Resource, Spec
+    from hansa.sdk.console import Console
 
 Document = dict[str, Any]
 Documents = list[Document]  # `list` is a method below
@@ -175,6 +176,16 @@ class Client:
         """The end of a machine's console log."""
         path = self.path("VirtualMachine", name) + f"/logs?bytes={bytes_max}"
         return self._answer("GET", path).body.decode(errors="replace")
+
+    def console(self, name: str) -> Console:
+        """A machine's serial console, open for reading and writing; whoever types there has the machine.
+
+        Raises Conflict when it does not run, InUse when too many look on, Forbidden for all but owners.
+        """
+        from hansa.sdk.console import Console
+
+        ticket = self.request("POST", self.path("VirtualMachine", name) + "/console")["ticket"]
+        return Console.open(self.transport.url, ticket)
 
     def events(
         self, kind: type[R] | str | None = None, name: str = "", *, after: int = 0, limit: int = 500

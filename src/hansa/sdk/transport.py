@@ -2,7 +2,7 @@
 
 Over `http.client` of the standard library: it costs a third of what an HTTP library costs to import, and the
 command line must start at once. What is tried again, and how often, is section 1.12 of the contract. Only
-this module opens connections.
+this module opens connections, and `sdk.console` its WebSocket.
 """
 
 from __future__ import annotations
@@ -133,4 +133,4 @@ def _jittered(pause_s: float) -> float:
 def _retry_after_s(answer: Answer) -> float | None:
     """Seconds that the server asks us to wait, at most `PAUSE_S_MAX`; a date is not read."""
     text = answer.headers.get("retry-after", "")
-    return min(float(text), PAUSE_S_MAX) if text.isdigit() else None
+    return min(float(text), PAUSE_S_MAX) if text.isascii() and text.isdigit() else None

@@ -21,7 +21,7 @@ def stored(kind: type[AnyResource], scope: str, document: Document) -> Stored:
         uid=metadata["uid"],
         created_at=parse_rfc3339(metadata["creationTimestamp"]),
         generation=generation,
-        revision=int(version) if version.isdigit() else 0,
+        revision=int(version) if version.isascii() and version.isdigit() else 0,
         observed=int(ready.get("observedGeneration", generation)),
         deleted_at=parse_rfc3339(ready["lastTransitionTime"]) if ready.get("reason") == "Deleting" else None,
         labels=dict(metadata.get("userLabels") or {}),
