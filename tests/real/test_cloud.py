@@ -26,10 +26,7 @@ KILLS = 50 if os.environ.get("HANSA_LONG") else 5
 def cloud(tmp_path: Path) -> Iterator[RealCloud]:
     made = RealCloud(tmp_path)
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.stop()
-    made.close()
-    made.end_guests()
+    made.end()
 
 
 def until(what: Callable[[], bool], seconds: float = 60.0) -> None:

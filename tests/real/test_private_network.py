@@ -1,0 +1,241 @@
+"""`hansa up` with real guests that talk to one another: groups, names, public addresses, kills, a host that restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hansa.engines.network import space
+from hansa.errors import HansaError
+from hansa.sdk.client import Client
+from hansa.sdk.errors import TimedOut
+
+from .cloud import RealCloud, disk, machine
+
+KILLS = 20 if os.environ.get("HANSA_LONG") else 3
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[RealCloud]:
+    made = RealCloud(tmp_path)
+    yield made
+    made.end()
+
+
+def until(what: Callable[[], Any], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.1)
+
+
+def rule(direction: str, protocol: str = "All", port: int = 0, **remote: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"direction": direction, "protocol": protocol, "remote": remote}
+    return made | ({"port": port} if port else {})
+
+
+ALL_OUT = rule("Egress")
+
+
+def group(client: Client, name: str, *rules: dict[str, Any]) -> None:
+    """Make or change a group, and wait until it is enforced."""
+    spec = {"vpcRef": "default-se-sto", "rules": list(rules)}
+    try:
+        client.get("sg", name)
+        client.patch("sg", name, {"spec": spec})
+    except HansaError:
+        client.create("sg", name, spec)
+    client.wait("sg", name, timeout_s=20)
+
+
+def begin(client: Client, name: str, *groups: str, **networking: Any) -> None:
+    client.create("disk", name, disk(name))
+    spec = machine(name)
+    spec["networking"] = {"securityGroupSettings": {"securityGroupMemberRefs": list(groups)}, **networking}
+    client.create("vm", name, spec)
+
+
+class Shell:
+    """A root shell on a machine's console, through the API."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.console, self.number = client.console(name), 0
+
+    def run(self, command: str, seconds: float = 30.0) -> str:
+        """What it prints; `?` and its status at the end."""
+        self.number += 1
+        mark = f"end{self.number}x"
+        self.console.write(f"( {command} ); echo {mark[:3]}''{mark[3:]} $?\n".encode())
+        seen, end = b"", time.monotonic() + seconds
+        while mark.encode() + b" " not in seen or not seen.rstrip().split(mark.encode() + b" ")[-1][:1].isdigit():
+            assert time.monotonic() < end, f"{command!r}: {seen[-500:]!r}"
+            with contextlib.suppress(TimedOut):
+                seen += self.console.read(timeout_s=1.0)
+        return seen.decode(errors="replace").replace("\r", "")
+
+    def succeeds(self, command: str) -> bool:
+        said = self.run(command)
+        return said.rstrip().split(f"end{self.number}x ")[-1].split()[0] == "0"
+
+
+def booted(client: Client, *names: str) -> list[Shell]:
+    for name in names:
+        client.wait("vm", name, timeout_s=90)
+    for name in names:
+        until(lambda name=name: "tiny-guest" in client.logs(name) and "] ready" in client.logs(name), 90)
+    return [Shell(client, name) for name in names]
+
+
+def connects(shell: Shell, target: str, port: int) -> bool:
+    return shell.succeeds(f"echo | nc -w 2 {target} {port} > /dev/null")
+
+
+def test_guests_meet_as_their_groups_allow(cloud: RealCloud) -> None:
+    client = cloud.start()
+    group(client, "inside", ALL_OUT)
+    for name in ("one", "two"):
+        begin(client, name, "inside")
+    begin(client, "alone")
+    one, two, alone = booted(client, "one", "two", "alone")
+    for shell in (two, alone):
+        assert shell.succeeds("(while :; do nc -l -p 80 < /etc/hostname; done) > /dev/null 2>&1 &")
+    assert one.succeeds("nslookup two.internal | grep -q 10.0.0")
+    assert not connects(one, "two.internal", 80), "closed by default"
+    group(client, "inside", ALL_OUT, rule("Ingress", "TCP", 80))
+    assert connects(one, "two.internal", 80)
+    address = client.get("vm", "two")["status"]["networking"]["ipv6Address"]
+    assert connects(one, address, 80)
+    assert not connects(one, "alone.internal", 80) and not connects(alone, "two.internal", 80)
+    assert one.succeeds("ip link show eth0 | grep -q 'mtu 1450'")
+    group(client, "inside", ALL_OUT)
+    assert not connects(one, "two.internal", 80)
+    members = client.get("sg", "inside")["status"]["members"]
+    assert sorted(m["status"] for m in members) == ["Active", "Active"]
+    networking = client.get("vm", "one")["status"]["networking"]
+    assert networking["securityGroupActiveMembershipRefs"] == [
+        "/networking/projects/demo/regions/se-sto/securityGroups/inside"
+    ]
+    cloud.audit()
+
+
+def test_a_public_address_moves_between_running_guests(cloud: RealCloud) -> None:
+    client = cloud.start()
+    group(client, "web", ALL_OUT, rule("Ingress", "TCP", 80))
+    client.create("ip", "front", {})
+    public = client.wait("ip", "front")["status"]["publicIPv4Address"]
+    begin(client, "one", "web", publicIPv4Address={"static": {"publicIPRef": "front"}})
+    begin(client, "two", "web")
+    client.create("vpc", "other", {"ipv4CidrBlocks": ["10.0.0.0/16"]})
+    client.create(
+        "subnet",
+        "other",
+        {"vpcRef": "other", "stackType": "dual-stack", "ipv4CidrBlock": "10.0.0.0/24", "placement": {"zone": "a"}},
+    )
+    client.create("sg", "out", {"vpcRef": "other", "rules": [ALL_OUT]})
+    begin(client, "far", "out", subnetRef="other")
+    one, two, far = booted(client, "one", "two", "far")
+    for shell in (one, two):
+        shell.succeeds("(while :; do nc -l -p 80 < /etc/hostname; done) > /dev/null 2>&1 &")
+    assert "one" in far.run(f"nc -w 3 {public} 80 < /dev/null")
+    assert not connects(far, client.get("vm", "one")["status"]["networking"]["ipv6Address"], 80), (
+        "another VPC's address"
+    )
+    assert client.get("ip", "front")["status"]["usedByRef"].endswith("/one")
+    client.patch("vm", "one", {"spec": {"networking": {"publicIPv4Address": None}}})
+    client.wait("vm", "one", timeout_s=20)
+    client.patch("vm", "two", {"spec": {"networking": {"publicIPv4Address": {"static": {"publicIPRef": "front"}}}}})
+    client.wait("vm", "two", timeout_s=20)
+    assert "two" in far.run(f"nc -w 3 {public} 80 < /dev/null")
+    assert client.get("vm", "two")["status"]["networking"]["publicIPv4Address"] == public
+    cloud.audit()
+
+
+def test_whatever_is_killed_rules_addresses_and_attachments_converge(cloud: RealCloud) -> None:
+    """The control process, QEMU, the network daemon and a network's holder, at random moments, in turn."""
+    chance = random.Random(11)
+    client = cloud.start()
+    group(client, "web", ALL_OUT, rule("Ingress", "TCP", 80))
+    client.create("ip", "front", {})
+    begin(client, "stays", "web", publicIPv4Address={"static": {"publicIPRef": "front"}})
+    client.create("disk", "data", {"diskSize": {"amount": 10, "unit": "MB"}, "placement": {"zone": "a"}})
+    client.wait("vm", "stays", timeout_s=60)
+    for turn in range(KILLS):
+        _change(client, turn)
+        time.sleep(chance.random() * 1.5)
+        cloud.kill()
+        client = cloud.start()
+        _change(client, turn + 1)
+        time.sleep(chance.random() * 1.5)
+        for pid in cloud.guests():
+            os.kill(pid, signal.SIGKILL)
+        marks = space.marked(f"{cloud.identity}/")
+        victim = chance.choice([pid for mark, pid in marks.items() if "/daemon" in mark or "/network/" in mark])
+        os.kill(victim, signal.SIGKILL)
+        _settle(cloud, client)
+    client.delete("vm", "stays")
+    client.wait("vm", "stays", until="deleted", timeout_s=60)
+    _settle(cloud, client)
+
+
+def _change(client: Client, turn: int) -> None:
+    """Something that a user does; what an earlier kill made impossible is refused, and that is all."""
+    steps: list[Callable[[], Any]] = [
+        lambda: client.create("hotswap", "data", {"virtualMachineRef": "stays", "diskRef": "data"}),
+        lambda: client.patch("sg", "web", {"spec": {"rules": [ALL_OUT, rule("Ingress", "TCP", 80 + turn)]}}),
+        lambda: begin(client, f"m{turn}", "web"),
+        lambda: client.delete("vm", f"m{turn - 1}"),
+        lambda: client.delete("hotswap", "data") if turn % 2 else None,
+    ]
+    for step in steps:
+        try:
+            step()
+        except HansaError as error:
+            assert error.status in (404, 409), error
+
+
+def _settle(cloud: RealCloud, client: Client) -> None:
+    """Until everything that is there is ready or gone, and then the audit agrees."""
+
+    def still() -> list[str]:
+        kinds = ("vm", "disk", "sg", "ip", "hotswap", "vpc")
+        return [f"{kind}/{o['metadata']['id']}" for kind in kinds for o in client.list(kind)
+                if next(c["status"] for c in o["status"]["conditions"] if c["type"] == "Ready") != "True"]  # fmt: skip
+
+    until(lambda: not still(), 120)
+    end = time.monotonic() + 30
+    while True:
+        try:
+            cloud.audit()
+        except AssertionError:
+            assert time.monotonic() < end, cloud.audit()
+            time.sleep(0.5)
+        else:
+            return
+
+
+def test_a_host_that_restarts_comes_back_without_a_hand(cloud: RealCloud) -> None:
+    """All guests, namespaces and daemons gone at once, as after a power cut; the cloud starts again."""
+    client = cloud.start()
+    group(client, "web", ALL_OUT, rule("Ingress", "TCP", 80))
+    for name in ("a", "b", "c", "d"):
+        begin(client, name, "web")
+    for name in ("a", "b", "c", "d"):
+        client.wait("vm", name, timeout_s=60)
+    before = {o["metadata"]["id"]: o["status"]["networking"] for o in client.list("vm")}
+    cloud.kill()
+    cloud.end_guests()
+    for pid in space.marked(f"{cloud.identity}/").values():
+        os.kill(pid, signal.SIGKILL)
+    client = cloud.start()
+    for name in ("a", "b", "c", "d"):
+        client.wait("vm", name, timeout_s=90)
+    assert {o["metadata"]["id"]: o["status"]["networking"] for o in client.list("vm")} == before
+    _settle(cloud, client)
