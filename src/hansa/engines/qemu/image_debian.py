@@ -58,7 +58,8 @@ _INSIDE = (
     "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
     "rm -f /etc/ssh/ssh_host_* /var/lib/dbus/machine-id",  # each machine makes its own
 )
-_COMMAND_LINE = "root=LABEL=root ro console=tty0 console=ttyS0,115200n8 net.ifnames=0 quiet"
+# no_timer_check: a busy host is late with the timer that the kernel would test, and the kernel would give up.
+_COMMAND_LINE = "root=LABEL=root ro console=tty0 console=ttyS0,115200n8 net.ifnames=0 no_timer_check quiet"
 
 # Sizes and places on the disk. The file system grows at every start with the disk that holds it.
 _BOOT_AT, _BOOT_BYTES = 1 * MIB, 128 * MIB

@@ -19,7 +19,8 @@ from hansa.engines.qemu.deadline import Deadline
 from hansa.engines.qemu.recipe import Recipe, Work
 from hansa.units import MIB
 
-APPEND = "console=ttyS0 quiet panic=-1 tiny.root=tinyroot"
+# no_timer_check: a busy host is late with the timer that the kernel would test, and the kernel would give up.
+APPEND = "console=ttyS0 quiet no_timer_check panic=-1 tiny.root=tinyroot"
 DISK_BYTES = 64 * MIB
 DEFAULT_BYTES = 10**9
 
