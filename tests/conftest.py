@@ -1,8 +1,27 @@
-"""What all tests share: one event loop library."""
+"""What all tests share: one event loop library, and that nothing of ours is left on the host after them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
 
 import pytest
+
+from .leftovers import leftovers
+
+GONE_WITHIN_S = 60.0  # daemons and holders end by themselves, a while after the last that used them
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = leftovers()
+    yield
+    end = time.monotonic() + GONE_WITHIN_S
+    while over := leftovers() - before:
+        assert time.monotonic() < end, "left behind by the tests: " + ", ".join(sorted(over))
+        time.sleep(0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hansa.config import run_folder
 from hansa.engines.network import space
 from hansa.sdk.client import Client
 
@@ -94,9 +96,14 @@ class RealCloud:
             return
         self.end_guests()
         remove_groups(self.identity)
-        for mark, pid in space.marked(f"{self.identity}/").items():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM if mark.endswith("/daemon") else signal.SIGKILL)
+        until = time.monotonic() + 10
+        while marks := space.marked(f"{self.identity}/"):
+            assert time.monotonic() < until, f"these do not end: {marks}"
+            for mark, pid in marks.items():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM if mark.endswith("/daemon") else signal.SIGKILL)
+            time.sleep(0.05)
+        shutil.rmtree(run_folder(self.identity), ignore_errors=True)
 
     def end_guests(self) -> None:
         for pid in self.guests():

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,6 @@ from hansa.sdk.client import Client
 from .cloud import RealCloud, disk, machine
 
 KILLS = 50 if os.environ.get("HANSA_LONG") else 5
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[RealCloud]:
-    made = RealCloud(tmp_path)
-    yield made
-    made.end()
 
 
 def until(what: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -2,100 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from hansa.engines.network import space
 from hansa.errors import HansaError
 from hansa.sdk.client import Client
-from hansa.sdk.errors import TimedOut
 
-from .cloud import RealCloud, disk, machine
+from .cloud import RealCloud
+from .tenant import ALL_OUT, begin, booted, connects, group, rule, settle
 
 KILLS = 20 if os.environ.get("HANSA_LONG") else 3
-
-
-@pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[RealCloud]:
-    made = RealCloud(tmp_path)
-    yield made
-    made.end()
-
-
-def until(what: Callable[[], Any], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.1)
-
-
-def rule(direction: str, protocol: str = "All", port: int = 0, **remote: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {"direction": direction, "protocol": protocol, "remote": remote}
-    return made | ({"port": port} if port else {})
-
-
-ALL_OUT = rule("Egress")
-
-
-def group(client: Client, name: str, *rules: dict[str, Any]) -> None:
-    """Make or change a group, and wait until it is enforced."""
-    spec = {"vpcRef": "default-se-sto", "rules": list(rules)}
-    try:
-        client.get("sg", name)
-        client.patch("sg", name, {"spec": spec})
-    except HansaError:
-        client.create("sg", name, spec)
-    client.wait("sg", name, timeout_s=20)
-
-
-def begin(client: Client, name: str, *groups: str, **networking: Any) -> None:
-    client.create("disk", name, disk(name))
-    spec = machine(name)
-    spec["networking"] = {"securityGroupSettings": {"securityGroupMemberRefs": list(groups)}, **networking}
-    client.create("vm", name, spec)
-
-
-class Shell:
-    """A root shell on a machine's console, through the API."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self.console, self.number = client.console(name), 0
-
-    def run(self, command: str, seconds: float = 30.0) -> str:
-        """What it prints; `?` and its status at the end."""
-        self.number += 1
-        mark = f"end{self.number}x"
-        self.console.write(f"( {command} ); echo {mark[:3]}''{mark[3:]} $?\n".encode())
-        seen, end = b"", time.monotonic() + seconds
-        while mark.encode() + b" " not in seen or not seen.rstrip().split(mark.encode() + b" ")[-1][:1].isdigit():
-            assert time.monotonic() < end, f"{command!r}: {seen[-500:]!r}"
-            with contextlib.suppress(TimedOut):
-                seen += self.console.read(timeout_s=1.0)
-        return seen.decode(errors="replace").replace("\r", "")
-
-    def succeeds(self, command: str) -> bool:
-        said = self.run(command)
-        return said.rstrip().split(f"end{self.number}x ")[-1].split()[0] == "0"
-
-
-def booted(client: Client, *names: str) -> list[Shell]:
-    for name in names:
-        client.wait("vm", name, timeout_s=90)
-    for name in names:
-        until(lambda name=name: "tiny-guest" in client.logs(name) and "] ready" in client.logs(name), 90)
-    return [Shell(client, name) for name in names]
-
-
-def connects(shell: Shell, target: str, port: int) -> bool:
-    return shell.succeeds(f"echo | nc -w 2 {target} {port} > /dev/null")
 
 
 def test_guests_meet_as_their_groups_allow(cloud: RealCloud) -> None:
@@ -179,10 +100,10 @@ def test_whatever_is_killed_rules_addresses_and_attachments_converge(cloud: Real
         marks = space.marked(f"{cloud.identity}/")
         victim = chance.choice([pid for mark, pid in marks.items() if "/daemon" in mark or "/network/" in mark])
         os.kill(victim, signal.SIGKILL)
-        _settle(cloud, client)
+        settle(cloud, client)
     client.delete("vm", "stays")
     client.wait("vm", "stays", until="deleted", timeout_s=60)
-    _settle(cloud, client)
+    settle(cloud, client)
 
 
 def _change(client: Client, turn: int) -> None:
@@ -199,26 +120,6 @@ def _change(client: Client, turn: int) -> None:
             step()
         except HansaError as error:
             assert error.status in (404, 409), error
-
-
-def _settle(cloud: RealCloud, client: Client) -> None:
-    """Until everything that is there is ready or gone, and then the audit agrees."""
-
-    def still() -> list[str]:
-        kinds = ("vm", "disk", "sg", "ip", "hotswap", "vpc")
-        return [f"{kind}/{o['metadata']['id']}" for kind in kinds for o in client.list(kind)
-                if next(c["status"] for c in o["status"]["conditions"] if c["type"] == "Ready") != "True"]  # fmt: skip
-
-    until(lambda: not still(), 120)
-    end = time.monotonic() + 30
-    while True:
-        try:
-            cloud.audit()
-        except AssertionError:
-            assert time.monotonic() < end, cloud.audit()
-            time.sleep(0.5)
-        else:
-            return
 
 
 def test_a_host_that_restarts_comes_back_without_a_hand(cloud: RealCloud) -> None:
@@ -238,4 +139,4 @@ def test_a_host_that_restarts_comes_back_without_a_hand(cloud: RealCloud) -> Non
     for name in ("a", "b", "c", "d"):
         client.wait("vm", name, timeout_s=90)
     assert {o["metadata"]["id"]: o["status"]["networking"] for o in client.list("vm")} == before
-    _settle(cloud, client)
+    settle(cloud, client)

@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
 from hansa.control.loop import Loop
 from hansa.control.networks import address_scope
+from hansa.engines.ports import NetworkHost
 from hansa.engines.simulated import SimulatedCompute, SimulatedVolumes
 from hansa.kinds.compute import Disk, HotswapDiskAttachment, Snapshot, VirtualMachine
 from hansa.kinds.resource import AnyResource, Condition, Key
@@ -366,3 +368,27 @@ async def test_the_slower_of_two_disks_that_race_for_room_is_told(it: Scene) -> 
     await asyncio.sleep(5)
     states = sorted([(await it.get(Disk, name)).ready for name in ("one", "two")])
     assert states == [False, True] and it.loop.counts.passes < 200
+
+
+# -- networks -----------------------------------------------------------------------------------
+
+
+@played
+async def test_a_host_that_does_not_filter_takes_no_machine(it: Scene) -> None:
+    network = it.engines.networks["a-1"]
+    said = NetworkHost("namespaces", healthy=False, message="namespaces: a closed port was reached")
+
+    async def host() -> NetworkHost:
+        return said
+
+    network.host = host  # type: ignore[method-assign]
+    await asyncio.sleep(60)
+    assert (await it.machine()).ready, "what runs there goes on"
+    await it._create(Disk, _disk("d1", "a", 10))
+    await it._create(VirtualMachine, _machine("m1", "d1", "a"))
+    await asyncio.sleep(5)
+    ready = await it.ready(VirtualMachine, "m1")
+    assert ready.reason == "ProvisioningFailed" and "a closed port was reached" in ready.message
+    said = replace(said, healthy=True, message="")
+    await asyncio.sleep(60)
+    assert (await it.get(VirtualMachine, "m1")).ready

@@ -231,7 +231,7 @@ async def _main(given: argparse.Namespace) -> None:
     await Daemon(networks, given.folder).run()
     way_out.close_way(given.marks)
     (given.folder / LOG).unlink(missing_ok=True)
-    for empty in (given.folder / "s", given.folder):
+    for empty in (given.folder / "s", given.folder, given.folder.parent):  # the last is the cloud's, if all else went
         with contextlib.suppress(OSError):
             empty.rmdir()
     if given.holder:
