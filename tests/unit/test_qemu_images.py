@@ -5,6 +5,7 @@ import os
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_a_missing_image_is_built_in_a_process_of_its_own(store: ImageStore) -> 
     assert len(store.started) == 1  # type: ignore[attr-defined]
     put(store, "one")
     assert isinstance(store.ensure("tiny"), Image)
+
+
+def test_many_who_ask_at_once_start_one_build(store: ImageStore) -> None:
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(lambda _number: store.ensure("tiny"), range(200)))
+    assert all(isinstance(answer, Building) for answer in answers), answers
+    assert len(store.started) == 1  # type: ignore[attr-defined]
 
 
 def test_a_running_build_says_how_far_it_is(store: ImageStore) -> None:

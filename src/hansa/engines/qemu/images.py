@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ class ImageStore:
         self.cache = cache or default_cache()
         self._recipes: dict[str, str] = {}
         self._builders: set[int] = set()
+        self._asked = threading.Lock()  # many disks ask at once, each in a thread
 
     def find(self, family: str) -> Image | None:
         """The latest image of `family` that today's recipe made, None when there is none."""
@@ -143,13 +145,13 @@ class ImageStore:
 
     def ensure(self, family: str) -> Image | Building | Unavailable:
         """The image, or how far its build is. Starts a build in a process of its own where none runs; never waits."""
-        self._builders -= {pid for pid in self._builders if reap(pid)}
         if family not in FAMILIES:
             return Unavailable(f"there is no image {family} on this host; there are: {', '.join(FAMILIES)}")
-        if image := self.find(family):
-            return image
-        if building := self.building(family):
-            return building
+        with self._asked:
+            self._builders -= {pid for pid in self._builders if reap(pid)}
+            return self.find(family) or self.building(family) or self._begin(family)
+
+    def _begin(self, family: str) -> Building | Unavailable:
         progress = self.progress(family)
         failures = progress.get("failures", 0)
         if progress.get("state") == "failed" and time.time() - progress.get("at", 0.0) < _pause_s(failures):
