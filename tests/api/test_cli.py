@@ -48,3 +48,28 @@ async def test_a_group_that_is_nowhere_is_refused(served: Served, tmp_path: Path
     file.write_text(NETWORK + group("front", "nobody"))
     code, _, errors = await served.run("apply", "-f", str(file))
     assert code == 1 and b"spec.rules[0].remote.securityGroupRef: SecurityGroup nobody" in errors
+
+
+async def test_lists_of_kinds(served: Served) -> None:
+    code, out, errors = await served.run("get", "all,snap,snapshots")
+    assert code == 0, errors
+    titles = [line for line in out.decode().splitlines() if line and " " not in line]
+    assert len(titles) == len(set(titles)) and {"virtualMachines", "virtualPrivateClouds", "subnets"} <= set(titles)
+    assert "snapshots" not in titles, "there are none, and of `all` only what is there is shown"
+    code, out, _ = await served.run("get", "snap,vm")
+    assert b"no snapshots here" in out and b"\nvirtualMachines\n" in out
+    code, out, _ = await served.run("get", "all", "-o", "name")
+    assert code == 0 and b"vm/vm\n" in out and b"vpc/default-se-sto\n" in out
+    for words in (("all",), ("vm,disk",), ("vm", "vm")):
+        code, _, errors = await served.run("get", *words, "--watch")
+        assert code == 2 and b"of one kind" in errors, words
+
+
+async def test_one_field_for_a_script(served: Served) -> None:
+    assert (await served.run("get", "vm", "vm", "--field", "metadata.id"))[1] == b"vm\n"
+    assert (await served.run("get", "vm/vm", "--field", "spec.running"))[1] == b"true\n"
+    out = (await served.run("get", "subnet", "--field", "spec.placement"))[1]
+    assert sorted(out.splitlines()) == [b'{"zone": "a"}', b'{"zone": "b"}', b'{"zone": "c"}']
+    code, out, errors = await served.run("get", "vm", "vm", "--field", "status.nothing")
+    assert (code, out) == (3, b"") and b"vm/vm has no status.nothing" in errors
+    assert (await served.run("get", "snap", "--field", "status.restoreSize"))[:2] == (0, b"")
