@@ -20,7 +20,7 @@ from .tenant import until
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs/tutorials"
 STOP = '\nkill "$(cat hansa-data/pid)"; for i in $(seq 100); do [ -d "/proc/$(cat hansa-data/pid)" ] || break; sleep 0.1; done\n'
-LIMIT_S = 600  # emulated machines on a busy host
+LIMIT_S, LOGIN_LIMIT_S = 900, 400  # emulated machines on a busy host
 
 
 def script(text: str, key: Path) -> str:
@@ -29,6 +29,7 @@ def script(text: str, key: Path) -> str:
     lines = []
     for line in blocks.splitlines():
         command = line.replace("~/.ssh/id_ed25519", str(key))
+        command = re.sub(r"\bhansa ssh ", f"hansa ssh --timeout {LOGIN_LIMIT_S} ", command)
         if command.startswith("hansa ssh") and " -- " not in command:
             command += " -- uname -a"
         if command.startswith(".venv/bin/hansa up"):
