@@ -6,7 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +16,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HANSA_", extra="ignore")
 
     data: Path = Field(Path("hansa-data"), description="folder that holds all state of this cloud")
+    database: SecretStr = Field(
+        SecretStr(""),
+        description="`postgresql://user@host/name`, or the path of an SQLite file; empty: `hansa.db` in the data folder",
+    )
     port: int = Field(8080, ge=0, le=65535, description="port of the API on 127.0.0.1; 0 takes a free one")
     fleet: Path | None = Field(None, description="fleet file; without it the one that is shipped")
     region: str = Field("se-sto", description="default region; its zone `a` is this machine")
@@ -49,6 +53,11 @@ class Settings(BaseSettings):
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
     image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
+
+    @property
+    def store_at(self) -> str:
+        """Where the store is, password and all: never to be shown."""
+        return self.database.get_secret_value() or str(self.data / "hansa.db")
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

@@ -37,19 +37,20 @@ from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
 from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, SimulatedVolumes
-from hansa.errors import HansaError, NotFound
+from hansa.errors import HansaError, NotFound, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.sealing import Sealer
+from hansa.store.open import open_store
 from hansa.store.port import Birth, Create, Query, SetStatus, Store, Update, Wake, Write
-from hansa.store.sqlite import open_sqlite
 
 assert catalogue.MODULES  # the registry is whole
 
 log = structlog.get_logger("hansa")
 WATCH_S = 5.0
 SWEEP_S = 600.0
+EXIT_AGAIN_S = 5.0
 
 
 class AlreadyRunning(HansaError):
@@ -98,7 +99,10 @@ class Cloud:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            await self.store.sweep()
+            try:
+                await self.store.sweep()
+            except Retry as retry:
+                log.warning("sweep", message=retry.message, detail=retry.detail)
 
     async def close(self) -> None:
         self.close_engines()
@@ -255,7 +259,7 @@ async def build_cloud(settings: Settings, base_url: str) -> Cloud:
     """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller."""
     clock, ids = SystemClock(), SystemIds()
     data = settings.data
-    store = await open_sqlite(data / "hansa.db", clock=clock, ids=ids)
+    store = await open_store(settings.store_at, clock=clock, ids=ids)
     fleet = read_fleet(settings.fleet)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
@@ -274,9 +278,16 @@ async def build_cloud(settings: Settings, base_url: str) -> Cloud:
 
 
 async def _wake_uid(store: Store, uid: str) -> None:
-    stored = await store.find(uid)
-    if stored is not None:
-        await store.commit(Wake(stored.key), by="/hansa/engine")
+    """A guest ended by itself. While the database is away it is said again."""
+    while True:
+        try:
+            stored = await store.find(uid)
+            if stored is not None:
+                await store.commit(Wake(stored.key), by="/hansa/engine")
+            return
+        except Retry as retry:
+            log.warning("exit", uid=uid, message=retry.message, detail=retry.detail)
+        await asyncio.sleep(EXIT_AGAIN_S)
 
 
 async def assemble(

@@ -19,6 +19,7 @@ from hansa.errors import AlreadyExists, Conflict, Full, Gone, InUse, Invalid, No
 from hansa.kinds import catalogue
 from hansa.kinds.resource import Key
 from hansa.store.migrate import NewerDatabase
+from hansa.store.open import open_store
 from hansa.store.port import (
     Append,
     Claim,
@@ -38,6 +39,8 @@ from hansa.store.port import (
 from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
 
+from ..postgres import server
+
 assert catalogue.MODULES
 pytestmark = pytest.mark.anyio
 SCOPE = "projects/p/regions/r"
@@ -55,10 +58,17 @@ class Time:
         return self.at
 
 
-@pytest.fixture(params=["file", "inline"])
+@pytest.fixture(params=["file", "inline", "postgresql"])
 async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    if request.param == "postgresql":
+        url = await server().fresh()
+        made = await open_store(url, clock=Time(), ids=SystemIds(), follow_clock=False)
+        yield made
+        await made.close()
+        await server().drop(url)
+        return
     inline = request.param == "inline"
-    made = await open_sqlite(":memory:" if inline else tmp_path / "x.db", clock=Time(), ids=SystemIds(), inline=inline)
+    made = await open_store(":memory:" if inline else tmp_path / "x.db", clock=Time(), ids=SystemIds(), inline=inline)
     yield made
     await made.close()
 

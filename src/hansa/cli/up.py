@@ -18,13 +18,14 @@ from hansa.errors import HansaError
 @click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of all state. [default: hansa-data]"
 )
+@click.option("--database", help="postgresql://… or a file, instead of DIR/hansa.db; HANSA_DATABASE hides a password.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0 takes a free one. [default: 8080]")
 @click.option(
     "--fleet",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Fleet file instead of the shipped one.",
 )
-def up_command(data: Path | None, port: int | None, fleet: Path | None) -> None:
+def up_command(data: Path | None, database: str | None, port: int | None, fleet: Path | None) -> None:
     """Start a whole cloud on this machine, in the foreground.
 
     \b
@@ -36,7 +37,7 @@ def up_command(data: Path | None, port: int | None, fleet: Path | None) -> None:
     """
     from hansa.config import Settings
 
-    given: dict[str, Any] = {"data": data, "port": port, "fleet": fleet}
+    given: dict[str, Any] = {"data": data, "database": database, "port": port, "fleet": fleet}
     settings = Settings(**{k: v for k, v in given.items() if v is not None})
     _run(settings)
 

@@ -83,10 +83,10 @@ class Loop:
         self._awake.set()
 
     async def _claim(self, free: int) -> tuple[Lease, ...]:
-        due = await self.world.store.next_due()
-        if due is None or due > self.world.clock.now():
-            return ()
         try:
+            due = await self.world.store.next_due()
+            if due is None or due > self.world.clock.now():
+                return ()
             return tuple(await self.world.store.claim(free, LEASE_S))
         except Retry as retry:
             log.warning("claim", message=retry.message)
@@ -98,7 +98,9 @@ class Loop:
         self._awake.set()
 
     async def _sleep(self) -> None:
-        due = await self.world.store.next_due()
+        due = None
+        with contextlib.suppress(Retry):  # asked again, and told, when it claims
+            due = await self.world.store.next_due()
         wait_s = IDLE_S if due is None else min(IDLE_S, max(0.0, due - self.world.clock.now()))
         if len(self._running) >= self.tasks_max:
             wait_s = IDLE_S

@@ -87,7 +87,7 @@ HOLDS_LEASE = f"select 1 from work where {KEY} and token = :token"
 SETTLE = f"""
 update work set leased_until = 0, token = '', failures = :failures,
                 due_at = case when woken_at is null then :due
-                              when :due is null or woken_at < :due then woken_at else :due end,
+                              when woken_at < :due or :due is null then woken_at else :due end,
                 woken_at = null
  where {KEY} and token = :token"""
 FORGET_WORK = f"delete from work where {KEY}"
