@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,10 +50,6 @@ log = structlog.get_logger("hansa")
 WATCH_S = 5.0
 SWEEP_S = 600.0
 EXIT_AGAIN_S = 5.0
-
-
-class AlreadyRunning(HansaError):
-    """Another `hansa up` holds this data folder."""
 
 
 @dataclass(slots=True)
@@ -110,20 +105,6 @@ class Cloud:
 
 
 # -- the data folder ----------------------------------------------------------------------------
-
-
-def lock_folder(data: Path) -> int:
-    """Takes the folder for this process; the lock ends with it. Raises AlreadyRunning."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = (data / "pid").read_text().strip() if (data / "pid").exists() else "unknown"
-        os.close(handle)
-        raise AlreadyRunning(f"a cloud is running on {data} already (process {holder}); stop it first") from None
-    write_private(data / "pid", f"{os.getpid()}\n")
-    return handle
 
 
 def cloud_identity(data: Path) -> str:
@@ -255,8 +236,9 @@ async def wake_machines(store: Store) -> None:
 # -- the whole ----------------------------------------------------------------------------------
 
 
-async def build_cloud(settings: Settings, base_url: str) -> Cloud:
-    """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller."""
+async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str] | None = None) -> Cloud:
+    """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller. `trust`: variables with
+    which clients know its certificate."""
     clock, ids = SystemClock(), SystemIds()
     data = settings.data
     store = await open_store(settings.store_at, clock=clock, ids=ids)
@@ -271,9 +253,19 @@ async def build_cloud(settings: Settings, base_url: str) -> Cloud:
         task.add_done_callback(waiting.discard)
 
     engines, close = build_engines(fleet, settings, clock, identity, on_exit)
-    cloud = await assemble(store, engines, settings, clock, ids, base_url, fleet, data, kept=read_environment(data))
+    cloud = await assemble(
+        store,
+        engines,
+        settings,
+        clock,
+        ids,
+        base_url,
+        fleet,
+        data,
+        kept=read_environment(data),
+    )
     cloud.close_engines = close
-    write_environment(data, base_url, cloud.credentials)
+    write_environment(data, base_url, cloud.credentials, trust or {})
     return cloud
 
 

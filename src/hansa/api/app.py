@@ -244,8 +244,6 @@ def _refusal(error: HansaError, number: str) -> Answer:
     headers: list[tuple[bytes, bytes]] = [(b"retry-after", wait.encode())] if wait else []
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status == 413:
-        headers.append((b"connection", b"close"))
     return Answer(error.status, orjson.dumps(problem(error, number)), headers=tuple(headers))
 
 
