@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import structlog
+from starlette.types import ASGIApp
 
 from hansa.api.actions import Actions
 from hansa.api.admission import Gate
@@ -29,6 +30,7 @@ from hansa.control.projects import project_born
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
 from hansa.data.catalogue import images, profiles
+from hansa.engines.counted import Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
@@ -40,6 +42,8 @@ from hansa.errors import HansaError, NotFound, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document, Key
+from hansa.metrics import Metrics
+from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.sealing import Sealer
 from hansa.store.open import open_store
 from hansa.store.port import Birth, Create, Query, SetStatus, Store, Update, Wake, Write
@@ -79,6 +83,8 @@ class Cloud:
     api: Api
     credentials: Credentials
     world: World
+    app: ASGIApp
+    metrics: Metrics
     close_engines: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
@@ -241,7 +247,9 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
     which clients know its certificate."""
     clock, ids = SystemClock(), SystemIds()
     data = settings.data
+    metrics = Metrics()
     store = await open_store(settings.store_at, clock=clock, ids=ids)
+    observe_store(metrics, store)
     fleet = read_fleet(settings.fleet)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
@@ -283,8 +291,8 @@ async def _wake_uid(store: Store, uid: str) -> None:
 
 
 async def assemble(
-    store: Store, engines: FleetEngines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
-    data: Path, *, kept: dict[str, str],
+    store: Store, engines: Engines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
+    data: Path, *, kept: dict[str, str], metrics: Metrics | None = None,
 ) -> Cloud:  # fmt: skip
     """Store and engines into a cloud: the same for `hansa up` and for tests."""
     sealer = Sealer.load(data / "keys" / "sealing.key")
@@ -312,7 +320,10 @@ async def assemble(
         resources, actions, consoles, TokenService(store, clock, ids, keys, settings, issuer=issuer),
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
     )  # fmt: skip
-    return Cloud(store, loop, api, credentials, world)
+    metrics = metrics or Metrics()
+    observe_loop(metrics, loop)
+    app = operator_of(api, ids, settings, metrics, store, loop)
+    return Cloud(store, loop, api, credentials, world, app, metrics)
 
 
 async def _born_in(world: World, it: AnyResource) -> Birth:

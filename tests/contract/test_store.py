@@ -305,3 +305,17 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         kept = {s.uid for s in (await store.list(Query("Disk", SCOPE))).items}
         assert told and set(told) <= kept
         await store.close()
+
+
+async def test_the_backlog_tells_what_is_due_and_what_is_in_a_hand(store: SqlStore) -> None:
+    empty = await store.backlog()
+    assert (empty.due, empty.leased, empty.behind_s) == (0, 0, 0.0)
+    for number in range(3):
+        await store.commit(Create(Key("Disk", "projects/p/regions/r", f"d{number}"), f"u{number}", {}))
+    await store.commit(Create(Key("Disk", "projects/p/regions/r", "rest"), "u9", {}, due=False))
+    assert (await store.backlog()).due == 3
+    leases = await store.claim(2, 60.0)
+    found = await store.backlog()
+    assert (found.due, found.leased) == (1, 2) and 0 <= found.behind_s < 60
+    await store.commit(*(Settle(lease, None) for lease in leases))
+    assert ((await store.backlog()).due, (await store.backlog()).leased) == (1, 0)

@@ -25,6 +25,7 @@ async def serve(settings: Any, listener: socket.socket) -> None:
     from hansa.edge.front import front_of
     from hansa.edge.guest import Limits
     from hansa.edge.server import allow_descriptors, make_server
+    from hansa.observe import observe_server
     from hansa.wiring import build_cloud
 
     try:
@@ -35,7 +36,8 @@ async def serve(settings: Any, listener: socket.socket) -> None:
         raise click.ClickException(error.message) from error
     allow_descriptors(settings.connections + 1024)
     limits = Limits(settings.connections, settings.connections_each)
-    server = make_server(cloud.api, limits, front.certificates.context if front.certificates else None)
+    server = make_server(cloud.app, limits, front.certificates.context if front.certificates else None)
+    observe_server(cloud.metrics, server)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -82,6 +84,16 @@ def logging_on() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+    class Through(logging.Handler):
+        """What libraries log is told the same way."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            structlog.get_logger(record.name).log(
+                record.levelno, "library", name=record.name, message=record.getMessage(), exc_info=record.exc_info
+            )
+
+    logging.basicConfig(handlers=[Through()], level=logging.WARNING, force=True)
 
 
 def path(*, folder: bool) -> click.Path:

@@ -83,6 +83,11 @@ update work set leased_until = :until, token = :token, woken_at = null
 returning kind, scope, name, failures, going, due_at"""
 NEXT_DUE = """
 select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+BACKLOG = """
+select sum(case when leased_until <= :now then 1 else 0 end),
+       min(case when leased_until <= :now then due_at end),
+       sum(case when leased_until > :now then 1 else 0 end)
+  from work where due_at <= :now"""
 HOLDS_LEASE = f"select 1 from work where {KEY} and token = :token"
 SETTLE = f"""
 update work set leased_until = 0, token = '', failures = :failures,

@@ -7,18 +7,20 @@ must hold together stands in one transaction here; nothing here knows which data
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from hansa.clock import Clock, Ids
-from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, InUse, Invalid, NotFound
+from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound
 from hansa.kinds.resource import Key, Stored
 from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs, needs_of
 from hansa.store.port import (
     Append,
+    Backlog,
     Change,
     Claim,
     Create,
@@ -79,6 +81,7 @@ class SqlStore:
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
         self._driver, self._clock, self._ids = driver, clock, ids
         self._listeners: builtins.list[Callable[[int], None]] = []
+        self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
         driver.listen(self._tell)
 
     def _now(self) -> float:
@@ -152,6 +155,11 @@ class SqlStore:
     async def oldest_change(self) -> int:
         return int((await self._driver.read(sql.OLDEST))[0][0])
 
+    async def backlog(self) -> Backlog:
+        now = self._now()
+        due, oldest, leased = (await self._driver.read(sql.BACKLOG, now=now))[0]
+        return Backlog(int(due or 0), int(leased or 0), max(0.0, now - oldest) if oldest is not None else 0.0)
+
     async def next_due(self) -> float | None:
         due = (await self._driver.read(sql.NEXT_DUE))[0][0]
         return None if due is None else float(due) - self._driver.skew_s
@@ -165,7 +173,14 @@ class SqlStore:
                 await pen.write(write)
             return pen.revision
 
-        revision = await self._driver.write(work, needs_of(writes))
+        started, outcome = time.perf_counter(), "ok"
+        try:
+            revision = await self._driver.write(work, needs_of(writes))
+        except HansaError as refusal:
+            outcome = refusal.reason
+            raise
+        finally:
+            self.timed(time.perf_counter() - started, outcome)
         self._tell(revision)
         return revision
 
