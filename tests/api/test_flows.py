@@ -57,8 +57,10 @@ class Terraform:
 
     async def import_all(self) -> None:
         """State dropped, every object imported by its id: the same, field by field."""
-        imported = {path: state(await self.talk.read(path)) for path in self.kept}
-        assert imported == self.kept
+        dropped, self.kept = self.kept, {}
+        for path in dropped:
+            self.kept[path] = state(await self.talk.read(path))
+        assert self.kept == dropped
 
     async def change(self, path: str, spec: dict[str, Any]) -> None:
         whole = await self.talk.read(path)
@@ -77,9 +79,15 @@ class Terraform:
         await self.plan_is_empty()
 
     async def destroy(self) -> None:
+        """In the reverse order of apply; in the end a read of each says 404, and of each list that it is not in it."""
         for path in reversed(self.kept):
             assert (await self.talk.call("DELETE", path)).status_code == 204, path
             await self.talk.gone(path)
+        for path in self.kept:
+            assert (await self.talk.call("GET", path)).status_code == 404, path
+            base, _, name = path.rpartition("/")
+            listed = await self.talk.call("GET", base)
+            assert listed.status_code == 404 or name not in [i["metadata"]["id"] for i in listed.json()["items"]], path
 
 
 @pytest.fixture

@@ -58,6 +58,15 @@ async def test_a_public_address_reaches_its_guest_and_moves(here: Host) -> None:
     assert report is not None and report.publics == {public: b.port.uid}
 
 
+@pytest.mark.skipif(KERNEL, reason="of the user-space switch")
+async def test_the_switch_does_not_claim_that_a_public_address_leads_anywhere(here: Host) -> None:
+    net = here.network()
+    guest = await net.guest("a")
+    await net.change(guest, public_ipv4="203.0.113.7")
+    report = await here.engine.observe(net.uid)
+    assert report is not None and list(report.ports) == [guest.port.uid] and report.publics == {}
+
+
 @kernel_only
 async def test_a_guest_goes_out_with_its_public_address_or_its_networks(here: Host) -> None:
     net = here.network()

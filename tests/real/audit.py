@@ -1,11 +1,13 @@
 """Everything that a cloud holds on this host against its store: nothing over, nothing short.
 
 Processes of guests, disks with their notes, machine folders, control groups, claims; and of its networks: the
-namespaces, every link, every address of the filter, public addresses and their routes, forwarded ports.
+namespaces, every link, every address of the filter, public addresses and their routes; in user space what the
+switch says that it holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,7 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hansa.config import run_folder
 from hansa.engines.network import space
+from hansa.engines.network.driver import USERSPACE, LocalNetworks
 from hansa.engines.network.naming import network_link, port_link
 
 if TYPE_CHECKING:
@@ -100,9 +104,12 @@ def _groups(cloud: RealCloud, machines: dict[str, Any]) -> None:
 
 
 def _networks(cloud: RealCloud, objects: dict[str, Any], machines: dict[str, Any]) -> None:
+    at_home = {uid: status["vpc"] for uid, status in machines.items() if status.get("host") and status.get("vpc")}
+    if cloud.network() == USERSPACE:
+        asyncio.run(_switched(cloud, machines, at_home))
+        return
     marks = space.marked(f"{cloud.identity}/")
     made = {mark.rpartition("/")[2]: pid for mark, pid in marks.items() if "/network/" in mark}
-    at_home = {uid: status["vpc"] for uid, status in machines.items() if status.get("host") and status.get("vpc")}
     _same("networks", made, at_home.values())
     if not made:
         return
@@ -124,6 +131,21 @@ def _networks(cloud: RealCloud, objects: dict[str, Any], machines: dict[str, Any
         if r.get("gateway") and r["dst"] != "default"
     }
     assert routes == {a: network_link(vpc) for a, vpc in publics.items()}, f"public routes {routes}, store {publics}"
+
+
+async def _switched(cloud: RealCloud, machines: dict[str, Any], at_home: dict[str, str]) -> None:
+    """Of the user-space switch: its networks, their ports, and the public addresses."""
+    switch = LocalNetworks(run_folder(cloud.identity) / "n", cloud_id=cloud.identity, mode=USERSPACE)
+    held = [each.uid for each in await switch.held()]
+    _same("networks", held, at_home.values())
+    gateways = {mark.rpartition("/")[2] for mark in space.marked(f"{cloud.identity}/gateway/")}
+    assert gateways <= set(held), f"gateways of no network: {gateways - set(held)}"
+    for vpc in held:
+        report = await switch.observe(vpc)
+        assert report is not None
+        members = [uid for uid, at in at_home.items() if at == vpc]
+        _same(f"ports of {vpc}", report.ports, members)
+        assert not report.publics, f"it has no public addresses: {report.publics}"
 
 
 def _links(pid: int) -> list[str]:

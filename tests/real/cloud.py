@@ -56,9 +56,9 @@ class RealCloud:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
+    def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         return self.process.wait(60)
 
     @property
@@ -82,6 +82,17 @@ class RealCloud:
     def rows(self, query: str) -> list[Any]:
         with contextlib.closing(sqlite3.connect(f"file:{self.data}/hansa.db?mode=ro", uri=True)) as connection:
             return connection.execute(query).fetchall()
+
+    def network(self) -> str:
+        """How this host makes networks, as the API says it once that was proved."""
+        assert self.client is not None
+        end = time.monotonic() + 30
+        while True:
+            (real,) = (h["status"] for h in self.client.list("host") if not h["status"].get("simulated"))
+            if real.get("network"):
+                return str(real["network"])
+            assert time.monotonic() < end, f"the host says nothing of networks: {real}"
+            time.sleep(0.1)
 
     def audit(self) -> None:
         """Processes, files, control groups, networks and claims against the store: nothing over, nothing short."""

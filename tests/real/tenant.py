@@ -75,7 +75,19 @@ def booted(client: Client, *names: str) -> list[Shell]:
         client.wait("vm", name, timeout_s=90)
     for name in names:
         until(lambda name=name: "tiny-guest" in client.logs(name) and "] ready" in client.logs(name), 90)
-    return [Shell(client, name) for name in names]
+    return [_answering(Shell(client, name)) for name in names]
+
+
+def _answering(shell: Shell, seconds: float = 60.0) -> Shell:
+    """What is typed before the guest's shell listens is lost: ask until it answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            shell.run("true", 2.0)
+        except AssertionError:
+            assert time.monotonic() < end, "the shell on the console does not answer"
+        else:
+            return shell
 
 
 def connects(shell: Shell, target: str, port: int) -> bool:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from hansa.config import run_folder
 from hansa.errors import HansaError, InUse, NotFound
 from hansa.sdk.client import Client
 
 from .cloud import RealCloud, disk, machine
+from .tenant import booted
 
 LONG = bool(os.environ.get("HANSA_LONG"))
 KILLS = 50  # `test_private_network.py` has the kills of the short tier, with rules and attachments in flight
@@ -99,11 +101,12 @@ def test_guests_go_on_when_the_cloud_stops_and_are_adopted(cloud: RealCloud) -> 
     client.create("vm", "web", machine("boot"))
     client.wait("vm", "web")
     before = cloud.guests()
-    assert cloud.stop() == 0
-    assert cloud.guests() == before
-    client = cloud.start()
-    client.wait("vm", "web")
-    assert cloud.guests() == before
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and as services are stopped
+        assert cloud.stop(number) == 0
+        assert cloud.guests() == before
+        client = cloud.start()
+        client.wait("vm", "web")
+        assert cloud.guests() == before
     client.delete("vm", "web")
     client.wait("vm", "web", until="deleted")
     assert cloud.guests() == {}
@@ -145,10 +148,23 @@ def test_a_killed_guest_is_started_again(cloud: RealCloud) -> None:
     client.wait("vm", "web")
     for _ in range(5 if LONG else 1):
         (pid,) = cloud.guests()
+        before = ready(client)["lastTransitionTime"]
+        time.sleep(1.0)  # the clock of a condition goes by seconds
         os.kill(pid, signal.SIGKILL)
+        until(lambda before=before: ready(client)["lastTransitionTime"] > before, 10)
         until(lambda pid=pid: pid not in cloud.guests() and len(cloud.guests()) == 1, 120)
         client.wait("vm", "web", timeout_s=60)
     cloud.audit()
+    client.delete("vm", "web")
+    client.wait("vm", "web", until="deleted")
+    assert not list((cloud.data / "machines").iterdir())
+    assert {f.name for f in run_folder(cloud.identity).iterdir() if f.is_dir()} <= {"n"}, "the network's is left"
+    cloud.audit()
+
+
+def ready(client: Client) -> dict[str, str]:
+    """The condition of the machine `web`."""
+    return next(c for c in client.get("vm", "web")["status"]["conditions"] if c["type"] == "Ready")
 
 
 def test_a_frozen_guest_delays_nobody_else(cloud: RealCloud) -> None:
@@ -206,8 +222,7 @@ def test_a_guest_that_switches_itself_off_stays_off_until_it_is_started(cloud: R
     )  # fmt: skip
 
     def reason() -> str:
-        found = client.get("vm", "web")["status"]["conditions"]
-        return str(next(c["reason"] for c in found if c["type"] == "Ready"))
+        return ready(client)["reason"]
 
     until(lambda: reason() == "GuestPoweredOff", 60)
     assert client.get("vm", "web")["status"]["virtualMachineStatus"] == "Stopped"
@@ -218,6 +233,19 @@ def test_a_guest_that_switches_itself_off_stays_off_until_it_is_started(cloud: R
     subprocess.run([*hansa, "start", "web", "--data", str(cloud.data)], check=True, capture_output=True, timeout=60)
     client.wait("vm", "web")
     assert len(cloud.guests()) == 1
+    (shell,) = booted(client, "web")
+    shell.run("(sleep 4; poweroff) > /dev/null 2>&1 &")
+    assert cloud.stop() == 0  # it goes while nobody looks
+    until(lambda: b"reboot: Power down" in (machine_log(cloud)).read_bytes()[-2000:], 60)
+    client = cloud.start()
+    until(lambda: reason() == "GuestPoweredOff", 30)
+    assert client.get("vm", "web")["status"]["virtualMachineStatus"] == "Stopped"
+
+
+def machine_log(cloud: RealCloud) -> Path:
+    """The console's log of the only machine."""
+    (folder,) = (cloud.data / "machines").iterdir()
+    return folder / "console.log"
 
 
 def test_without_qemu_a_machine_says_what_to_install_and_never_falls_back(cloud: RealCloud, tmp_path: Path) -> None:

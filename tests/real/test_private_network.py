@@ -9,18 +9,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from hansa.engines.network import space
+from hansa.engines.network.driver import NAMESPACES, USER_NAMESPACES, USERSPACE
 from hansa.errors import HansaError
 from hansa.sdk.client import Client
 
 from .cloud import RealCloud
-from .tenant import ALL_OUT, begin, booted, connects, group, rule, settle
+from .tenant import ALL_OUT, begin, booted, connects, group, rule, settle, until
 
+NETWORK = os.environ.get("HANSA_NETWORK") or (NAMESPACES if os.geteuid() == 0 else USER_NAMESPACES)
 KILLS = 20 if os.environ.get("HANSA_LONG") else 3
 
 
 def test_guests_meet_as_their_groups_allow(cloud: RealCloud) -> None:
     client = cloud.start()
+    assert cloud.network() == NETWORK
     group(client, "inside", ALL_OUT)
     for name in ("one", "two"):
         begin(client, name, "inside")
@@ -47,8 +52,26 @@ def test_guests_meet_as_their_groups_allow(cloud: RealCloud) -> None:
     cloud.audit()
 
 
+@pytest.mark.skipif(NETWORK != USERSPACE, reason="of the user-space switch")
+def test_without_the_kernel_a_public_address_says_that_it_leads_nowhere(cloud: RealCloud) -> None:
+    client = cloud.start()
+    client.create("ip", "front", {})
+    begin(client, "one", publicIPv4Address={"static": {"publicIPRef": "front"}})
+    client.wait("vm", "one", timeout_s=60)
+
+    def why() -> str:
+        return next(
+            str(c["message"]) for c in client.get("ip", "front")["status"]["conditions"] if c["type"] == "Forwarded"
+        )
+
+    until(lambda: "user space" in why(), 20)
+    cloud.audit()
+
+
 def test_a_public_address_moves_between_running_guests(cloud: RealCloud) -> None:
     client = cloud.start()
+    if cloud.network() == USERSPACE:
+        pytest.skip("the user-space switch has no public addresses, and says so")
     group(client, "web", ALL_OUT, rule("Ingress", "TCP", 80))
     client.create("ip", "front", {})
     public = client.wait("ip", "front")["status"]["publicIPv4Address"]

@@ -114,6 +114,9 @@ async def _forwarded(address: str, users: list[VirtualMachine], world: World) ->
         return "Forwarded", False, "NotForwarded", "no machine uses it"
     machine = users[0]
     engine = world.engines.network(machine.status.host or "")
+    if engine is not None and (await engine.host()).mode == "userspace":
+        why = f"host {machine.status.host} makes networks in user space, where no public address leads to a machine"
+        return "Forwarded", False, "NotForwarded", why
     report = await engine.observe(machine.status.vpc or "") if engine is not None else None
     if report is None or report.publics.get(address) != machine.uid:
         return "Forwarded", False, "NotForwarded", f"{machine.name} is not plugged in with it yet"

@@ -43,7 +43,9 @@ LOG = "network.log"
 
 
 class Networks(Protocol):
-    """What makes networks: by the kernel, or by the switch."""
+    """What makes networks: by the kernel, or by the switch. `routes_publics`: public addresses lead to their machines."""
+
+    routes_publics: bool
 
     async def begin(self) -> None: ...
     async def apply(self, wanted: HostNetwork) -> None: ...
@@ -170,17 +172,22 @@ class Daemon:
         """Take a listening socket of the host's loopback over, for a machine's port 22."""
         listener = socket.socket(fileno=given.pop())
         self._forwards.add(asked["uid"], asked["machine"], listener)
+        if (applied := self._networks.applied().get(asked["uid"])) is not None:
+            self._forwards.keep(applied)  # which knows where the machine is: nothing may change any more
+        else:
+            self._forwards.forget(asked["uid"])
         return {"report": self._report(asked["uid"])}
 
     def _report(self, uid: str) -> Message | None:
         applied = self._networks.applied().get(uid)
         if applied is None:
             return None
+        publics = applied.ports if self._networks.routes_publics else ()
         return {
             "uid": uid, "revision": applied.revision,
             "ports": {port.uid: port.generation for port in applied.ports},
             "groups": {group.uid: group.generation for group in applied.groups},
-            "publics": {p.public_ipv4: p.uid for p in applied.ports if p.public_ipv4 and p.ipv4},
+            "publics": {p.public_ipv4: p.uid for p in publics if p.public_ipv4 and p.ipv4},
             "forwards": self._forwards.of(uid),
         }  # fmt: skip
 

@@ -66,6 +66,8 @@ class KernelNetworks:
     `here`: this host's address in the underlay, empty when it has no tunnels.
     """
 
+    routes_publics = True
+
     def __init__(self, marks: str, folder: Path, upstream: Upstream, *, here: str = "") -> None:
         self._marks, self._folder, self._upstream, self._here = marks, folder, upstream, here
         self._networks: dict[str, _Network] = {}

@@ -41,6 +41,8 @@ class _Switched:
 class SwitchedNetworks:
     """`folder` holds the sockets; `marks` begin the marks of the gateways' processes."""
 
+    routes_publics = False
+
     def __init__(self, marks: str, folder: Path, upstream: Upstream) -> None:
         self._marks, self._folder, self._upstream = marks, folder / "s", upstream
         self._networks: dict[str, _Switched] = {}
