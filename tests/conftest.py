@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .leftovers import OURS, leftovers
+from .postgres import remove_server
 
 GONE_WITHIN_S = 60.0  # daemons and holders end by themselves, a while after the last that used them
 
@@ -27,3 +28,9 @@ def nothing_is_left() -> Iterator[None]:
     while over := leftovers() - before:
         assert time.monotonic() < end, "left behind by the tests: " + ", ".join(sorted(over))
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left() -> Iterator[None]:
+    yield
+    remove_server()

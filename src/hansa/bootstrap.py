@@ -254,12 +254,15 @@ def read_environment(data_dir: Path) -> dict[str, str]:
     return found
 
 
-def write_environment(data_dir: Path, base_url: str, credentials: Credentials) -> None:
-    """`DIR/evroc.yaml` and `DIR/hansa.env`, mode 0600, each put in place at once."""
+def write_environment(
+    data_dir: Path, base_url: str, credentials: Credentials, trust: Mapping[str, str] | None = None
+) -> None:
+    """`DIR/evroc.yaml` and `DIR/hansa.env`, mode 0600, each put in place at once. `trust`: variables with which
+    clients know the certificate."""
     folder = data_dir.absolute()
     token_url = f"{issuer_of(base_url)}/protocol/openid-connect/token"
     write_private(folder / SDK_FILE, yaml.safe_dump(_sdk_file(base_url, token_url, credentials), sort_keys=False))
-    write_private(folder / ENVIRONMENT, _environment(folder, base_url, token_url, credentials))
+    write_private(folder / ENVIRONMENT, _environment(folder, base_url, token_url, credentials, trust or {}))
 
 
 def _sdk_file(base_url: str, token_url: str, it: Credentials) -> dict[str, Any]:
@@ -271,7 +274,7 @@ def _sdk_file(base_url: str, token_url: str, it: Credentials) -> dict[str, Any]:
     return {"auth": auth, "api": {"base_url": base_url}, "context": place}
 
 
-def _environment(folder: Path, base_url: str, token_url: str, it: Credentials) -> str:
+def _environment(folder: Path, base_url: str, token_url: str, it: Credentials, trust: Mapping[str, str]) -> str:
     """`EVROC_CLIENT_ID`, `_TOKEN`, `_USERNAME` and `_PASSWORD` are never set: contract, section 2.4."""
     shared = {
         "API_URL": base_url,
@@ -287,6 +290,7 @@ def _environment(folder: Path, base_url: str, token_url: str, it: Credentials) -
         values["EVROC_SERVICE_ACCOUNT_ID"] = it.service_account
         values["EVROC_SERVICE_ACCOUNT_SECRET"] = it.service_account_secret
     values["EVROC_CONFIG_FILE"] = str(folder / SDK_FILE)
+    values |= trust
     head = "# Written by `hansa up` at each start. Holds secrets: keep it to yourself.\n"
     return head + "".join(f"export {name}={_quoted(value)}\n" for name, value in values.items())
 

@@ -6,7 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,7 +16,25 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HANSA_", extra="ignore")
 
     data: Path = Field(Path("hansa-data"), description="folder that holds all state of this cloud")
-    port: int = Field(8080, ge=0, le=65535, description="port of the API on 127.0.0.1; 0 takes a free one")
+    database: SecretStr = Field(
+        SecretStr(""),
+        description="`postgresql://user@host/name`, or the path of an SQLite file; empty: `hansa.db` in the data folder",
+    )
+    port: int = Field(8080, ge=0, le=65535, description="port of the API; 0 takes a free one")
+    listen: str = Field(
+        "", description="ADDR[:PORT] of the API; elsewhere than on loopback it speaks TLS; empty: 127.0.0.1"
+    )
+    url: str = Field("", description="URL under which clients reach the API, when it is not the one it listens on")
+    tls_cert: Path | None = Field(
+        None, description="certificate chain of the API (PEM); without it one of the data folder's own authority"
+    )
+    tls_key: Path | None = Field(None, description="private key of the certificate (PEM)")
+    tls_ca: Path | None = Field(None, description="authority of that certificate (PEM), when clients do not know it")
+    connections: int = Field(1000, ge=10, le=100_000, description="connections to the API at a time")
+    connections_each: int = Field(
+        256, ge=1, le=100_000, description="connections at a time of one IPv4 address, or one IPv6 /64"
+    )
+    metrics: str = Field("loopback", pattern="^(loopback|everywhere|off)$", description="who may read `/metrics`")
     fleet: Path | None = Field(None, description="fleet file; without it the one that is shipped")
     region: str = Field("se-sto", description="default region; its zone `a` is this machine")
     project: str = Field("demo", description="project made at the first start")
@@ -49,6 +67,11 @@ class Settings(BaseSettings):
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
     image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
+
+    @property
+    def store_at(self) -> str:
+        """Where the store is, password and all: never to be shown."""
+        return self.database.get_secret_value() or str(self.data / "hansa.db")
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

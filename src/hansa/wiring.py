@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import structlog
+from starlette.types import ASGIApp
 
 from hansa.api.actions import Actions
 from hansa.api.admission import Gate
@@ -30,6 +30,7 @@ from hansa.control.projects import project_born
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
 from hansa.data.catalogue import images, profiles
+from hansa.engines.counted import Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
@@ -37,23 +38,22 @@ from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
 from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, SimulatedVolumes
-from hansa.errors import HansaError, NotFound
+from hansa.errors import HansaError, NotFound, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document, Key
+from hansa.metrics import Metrics
+from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.sealing import Sealer
+from hansa.store.open import open_store
 from hansa.store.port import Birth, Create, Query, SetStatus, Store, Update, Wake, Write
-from hansa.store.sqlite import open_sqlite
 
 assert catalogue.MODULES  # the registry is whole
 
 log = structlog.get_logger("hansa")
 WATCH_S = 5.0
 SWEEP_S = 600.0
-
-
-class AlreadyRunning(HansaError):
-    """Another `hansa up` holds this data folder."""
+EXIT_AGAIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -83,6 +83,8 @@ class Cloud:
     api: Api
     credentials: Credentials
     world: World
+    app: ASGIApp
+    metrics: Metrics
     close_engines: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
@@ -98,7 +100,10 @@ class Cloud:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            await self.store.sweep()
+            try:
+                await self.store.sweep()
+            except Retry as retry:
+                log.warning("sweep", message=retry.message, detail=retry.detail)
 
     async def close(self) -> None:
         self.close_engines()
@@ -106,20 +111,6 @@ class Cloud:
 
 
 # -- the data folder ----------------------------------------------------------------------------
-
-
-def lock_folder(data: Path) -> int:
-    """Takes the folder for this process; the lock ends with it. Raises AlreadyRunning."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = (data / "pid").read_text().strip() if (data / "pid").exists() else "unknown"
-        os.close(handle)
-        raise AlreadyRunning(f"a cloud is running on {data} already (process {holder}); stop it first") from None
-    write_private(data / "pid", f"{os.getpid()}\n")
-    return handle
 
 
 def cloud_identity(data: Path) -> str:
@@ -251,11 +242,14 @@ async def wake_machines(store: Store) -> None:
 # -- the whole ----------------------------------------------------------------------------------
 
 
-async def build_cloud(settings: Settings, base_url: str) -> Cloud:
-    """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller."""
+async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str] | None = None) -> Cloud:
+    """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller. `trust`: variables with
+    which clients know its certificate."""
     clock, ids = SystemClock(), SystemIds()
     data = settings.data
-    store = await open_sqlite(data / "hansa.db", clock=clock, ids=ids)
+    metrics = Metrics()
+    store = await open_store(settings.store_at, clock=clock, ids=ids)
+    observe_store(metrics, store)
     fleet = read_fleet(settings.fleet)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
@@ -267,21 +261,38 @@ async def build_cloud(settings: Settings, base_url: str) -> Cloud:
         task.add_done_callback(waiting.discard)
 
     engines, close = build_engines(fleet, settings, clock, identity, on_exit)
-    cloud = await assemble(store, engines, settings, clock, ids, base_url, fleet, data, kept=read_environment(data))
+    cloud = await assemble(
+        store,
+        engines,
+        settings,
+        clock,
+        ids,
+        base_url,
+        fleet,
+        data,
+        kept=read_environment(data),
+    )
     cloud.close_engines = close
-    write_environment(data, base_url, cloud.credentials)
+    write_environment(data, base_url, cloud.credentials, trust or {})
     return cloud
 
 
 async def _wake_uid(store: Store, uid: str) -> None:
-    stored = await store.find(uid)
-    if stored is not None:
-        await store.commit(Wake(stored.key), by="/hansa/engine")
+    """A guest ended by itself. While the database is away it is said again."""
+    while True:
+        try:
+            stored = await store.find(uid)
+            if stored is not None:
+                await store.commit(Wake(stored.key), by="/hansa/engine")
+            return
+        except Retry as retry:
+            log.warning("exit", uid=uid, message=retry.message, detail=retry.detail)
+        await asyncio.sleep(EXIT_AGAIN_S)
 
 
 async def assemble(
-    store: Store, engines: FleetEngines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
-    data: Path, *, kept: dict[str, str],
+    store: Store, engines: Engines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
+    data: Path, *, kept: dict[str, str], metrics: Metrics | None = None,
 ) -> Cloud:  # fmt: skip
     """Store and engines into a cloud: the same for `hansa up` and for tests."""
     sealer = Sealer.load(data / "keys" / "sealing.key")
@@ -309,7 +320,10 @@ async def assemble(
         resources, actions, consoles, TokenService(store, clock, ids, keys, settings, issuer=issuer),
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
     )  # fmt: skip
-    return Cloud(store, loop, api, credentials, world)
+    metrics = metrics or Metrics()
+    observe_loop(metrics, loop)
+    app = operator_of(api, ids, settings, metrics, store, loop)
+    return Cloud(store, loop, api, credentials, world, app, metrics)
 
 
 async def _born_in(world: World, it: AnyResource) -> Birth:

@@ -17,12 +17,11 @@ from typing import Any, TypeVar
 
 import httpx2
 import pytest
-import uvicorn
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from hansa.api.carry import FRAME_BYTES_MAX
-from hansa.cli.up import server_config
+from hansa.edge.server import Server, make_server
 from hansa.engines.simulated import SimulatedCompute
 from hansa.errors import Conflict, Forbidden, NotFound
 from hansa.sdk import Client, Connection, Ended, TimedOut, Unreachable
@@ -34,13 +33,6 @@ from .test_console import make_machine
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
-
-
-class Server(uvicorn.Server):
-    """Signals are left to the test runner."""
-
-    def capture_signals(self) -> Any:
-        return contextlib.nullcontext()
 
 
 @dataclass
@@ -86,7 +78,7 @@ class Served:
 @pytest.fixture
 async def served(cloud: Cloud, talk: Talk) -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(server_config(cloud.api))
+    server = make_server(cloud.api)
     serving = asyncio.create_task(server.serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)

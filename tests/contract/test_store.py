@@ -19,6 +19,7 @@ from hansa.errors import AlreadyExists, Conflict, Full, Gone, InUse, Invalid, No
 from hansa.kinds import catalogue
 from hansa.kinds.resource import Key
 from hansa.store.migrate import NewerDatabase
+from hansa.store.open import open_store
 from hansa.store.port import (
     Append,
     Claim,
@@ -38,6 +39,8 @@ from hansa.store.port import (
 from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
 
+from ..postgres import server
+
 assert catalogue.MODULES
 pytestmark = pytest.mark.anyio
 SCOPE = "projects/p/regions/r"
@@ -55,10 +58,17 @@ class Time:
         return self.at
 
 
-@pytest.fixture(params=["file", "inline"])
+@pytest.fixture(params=["file", "inline", "postgresql"])
 async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    if request.param == "postgresql":
+        url = await server().fresh()
+        made = await open_store(url, clock=Time(), ids=SystemIds(), follow_clock=False)
+        yield made
+        await made.close()
+        await server().drop(url)
+        return
     inline = request.param == "inline"
-    made = await open_sqlite(":memory:" if inline else tmp_path / "x.db", clock=Time(), ids=SystemIds(), inline=inline)
+    made = await open_store(":memory:" if inline else tmp_path / "x.db", clock=Time(), ids=SystemIds(), inline=inline)
     yield made
     await made.close()
 
@@ -295,3 +305,17 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         kept = {s.uid for s in (await store.list(Query("Disk", SCOPE))).items}
         assert told and set(told) <= kept
         await store.close()
+
+
+async def test_the_backlog_tells_what_is_due_and_what_is_in_a_hand(store: SqlStore) -> None:
+    empty = await store.backlog()
+    assert (empty.due, empty.leased, empty.behind_s) == (0, 0, 0.0)
+    for number in range(3):
+        await store.commit(Create(Key("Disk", "projects/p/regions/r", f"d{number}"), f"u{number}", {}))
+    await store.commit(Create(Key("Disk", "projects/p/regions/r", "rest"), "u9", {}, due=False))
+    assert (await store.backlog()).due == 3
+    leases = await store.claim(2, 60.0)
+    found = await store.backlog()
+    assert (found.due, found.leased) == (1, 2) and 0 <= found.behind_s < 60
+    await store.commit(*(Settle(lease, None) for lease in leases))
+    assert ((await store.backlog()).due, (await store.backlog()).leased) == (1, 0)

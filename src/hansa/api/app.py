@@ -37,6 +37,7 @@ log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
 REALM = "evroc-customer"
+OWN_ROUTES = ("realms", "openapi.json", "explain", "events")
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -85,7 +86,7 @@ class Api:
         if scope["type"] != "http":
             raise Bug(f"this server speaks HTTP and WebSocket, not {scope['type']}")
         started, request = time.perf_counter(), Request(scope, receive)
-        number = self.ids.token()[:16]
+        number = scope.get("request") or self.ids.token()[:16]
         try:
             answer = await self._answer(request, number)
         except ClientDisconnect:
@@ -110,7 +111,7 @@ class Api:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = self.ids.token()[:16]
+        request = scope.get("request") or self.ids.token()[:16]
         try:
             await self.consoles.serve(scope, receive, send, request)
         except Exception:
@@ -121,6 +122,7 @@ class Api:
         parts = [p for p in request.scope["path"].split("/") if p]
         if not parts:
             return _json(200, {"name": "hansa", "openapi": "/openapi.json", "kinds": "/explain/v1/kinds"})
+        request.scope["route"] = f"/{parts[0]}" if parts[0] in OWN_ROUTES else "none"
         if parts[0] == "realms":
             return await self._token(request, parts)
         if len(parts) == 1 and (answer := await self._public(request, parts[0])) is not None:
@@ -139,7 +141,9 @@ class Api:
         if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
             after, limit = whole(query, "after"), whole_or(query, "limit", 100)
             return _json(200, await self.actions.events_in(asking, parts[3], after, limit))
-        return await self._resource(request, resolve(parts), asking, query)
+        route = resolve(parts)
+        request.scope["route"] = route.template
+        return await self._resource(request, route, asking, query)
 
     # -- what needs no caller ---------------------------------------------------------------
 
@@ -245,8 +249,6 @@ def _refusal(error: HansaError, number: str) -> Answer:
     headers: list[tuple[bytes, bytes]] = [(b"retry-after", wait.encode())] if wait else []
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status == 413:
-        headers.append((b"connection", b"close"))
     return Answer(error.status, orjson.dumps(problem(error, number)), headers=tuple(headers))
 
 

@@ -25,6 +25,15 @@ class Route:
     def key(self) -> Key:
         return Key(self.kind.kind, self.scope, self.name or "")
 
+    @property
+    def template(self) -> str:
+        """The path without the names in it: one for each kind and form, however many objects there are."""
+        place = shape(self.scope)
+        rest = () if self.name is None else ("{name}", *([self.verb] if self.verb else ()))
+        return "/" + "/".join(
+            p for p in (self.kind.service, self.kind.version, place, self.kind.collection, *rest) if p
+        )
+
 
 Table = dict[tuple[str, str, str, str], type[AnyResource]]  # service, version, scope shape, collection
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +19,7 @@ import structlog
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
 from hansa.dates import parse_rfc3339, rfc3339
-from hansa.errors import Conflict, Full, NotFound, Refused, Retry
+from hansa.errors import Conflict, Full, Gone, NotFound, Refused, Retry
 from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key
@@ -51,6 +53,8 @@ class Loop:
     tasks_max: int = 16
     counts: Counts = field(default_factory=Counts)
     errors: OrderedDict[Key, str] = field(default_factory=OrderedDict)
+    timed: Callable[[float, str, str], None] = lambda seconds, kind, outcome: None
+    beat: float = 0.0  # of the monotonic clock: when it last looked what is due
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: bool = False
@@ -66,6 +70,7 @@ class Loop:
     async def run(self) -> None:
         """Until `stop`. What is in flight then is finished or, after its deadline, left to its lease."""
         while not self._stopping:
+            self.beat = time.monotonic()
             self._awake.clear()
             free = self.tasks_max - len(self._running)
             leases = await self._claim(free) if free > 0 else ()
@@ -78,15 +83,19 @@ class Loop:
         if self._running:
             await asyncio.wait(self._running, timeout=PASS_S)
 
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
     async def stop(self) -> None:
         self._stopping = True
         self._awake.set()
 
     async def _claim(self, free: int) -> tuple[Lease, ...]:
-        due = await self.world.store.next_due()
-        if due is None or due > self.world.clock.now():
-            return ()
         try:
+            due = await self.world.store.next_due()
+            if due is None or due > self.world.clock.now():
+                return ()
             return tuple(await self.world.store.claim(free, LEASE_S))
         except Retry as retry:
             log.warning("claim", message=retry.message)
@@ -98,7 +107,9 @@ class Loop:
         self._awake.set()
 
     async def _sleep(self) -> None:
-        due = await self.world.store.next_due()
+        due = None
+        with contextlib.suppress(Retry):  # asked again, and told, when it claims
+            due = await self.world.store.next_due()
         wait_s = IDLE_S if due is None else min(IDLE_S, max(0.0, due - self.world.clock.now()))
         if len(self._running) >= self.tasks_max:
             wait_s = IDLE_S
@@ -109,28 +120,39 @@ class Loop:
     # -- one pass ---------------------------------------------------------------------------
 
     async def _pass(self, lease: Lease) -> None:
-        try:
-            await self.attempt(lease)
-        except Retry as retry:  # the store itself does not answer: the lease runs out by itself
-            log.warning("store", key=str(lease.key), message=retry.message)
-        except Exception as bug:
-            self.counts.bugs += 1
-            self._remember(lease.key, f"bug: {bug!r}")
-            log.exception("bug", key=str(lease.key))
+        started, outcome = time.perf_counter(), "bug"
+        with structlog.contextvars.bound_contextvars(key=str(lease.key)):
+            try:
+                outcome = await self.attempt(lease)
+            except Retry as retry:  # the store itself does not answer: the lease runs out by itself
+                outcome = "retry"
+                log.warning("store", message=retry.message)
+            except Exception as bug:
+                self.counts.bugs += 1
+                self._remember(lease.key, f"bug: {bug!r}")
+                log.exception("bug")
+            finally:
+                self.timed(time.perf_counter() - started, lease.key.kind, outcome)
 
-    async def attempt(self, lease: Lease) -> None:
-        """One pass over one object: reconcile, then commit status, other writes and settling together."""
+    async def attempt(self, lease: Lease) -> str:
+        """One pass over one object: reconcile, then commit status, other writes and settling together. What came of
+        it, in a word."""
         self.counts.passes += 1
         try:
             stored = await self.world.store.get(lease.key)
         except NotFound:
             await self._commit(Settle(lease, None))
-            return
+            return "gone"
         it = read(stored)
+        request = await self._request_of(it)
+        with structlog.contextvars.bound_contextvars(**({"request": request} if request else {})):
+            return await self._attempt(it, lease)
+
+    async def _attempt(self, it: AnyResource, lease: Lease) -> str:
         reconciler = self.reconcilers.get(it.kind)
         if reconciler is None:
             await self._commit(*self._unmanaged(it, lease))
-            return
+            return "unmanaged"
         try:
             async with asyncio.timeout(PASS_S):
                 outcome = await reconciler.reconcile(it, self.world)
@@ -139,24 +161,42 @@ class Loop:
         except (Conflict, NotFound):  # the world moved meanwhile: look again
             self.counts.conflicts += 1
             await self._commit(Settle(lease, self._jitter(0.02)))
+            return "conflict"
         except Full as full:  # somebody was faster: decide again on a fresh view
             self.counts.conflicts += 1
             self._remember(lease.key, full.message)
             await self._commit(Settle(lease, self._jitter(0.05)))
+            return "full"
         except Refused as refused:
             self.counts.refusals += 1
             self._remember(lease.key, refused.message)
             await self._settle_with(it, lease, refused.why, refused.message, None, failed=False)
+            return "refused"
         except Retry as retry:
             self.counts.retries += 1
             await self._back_off(it, lease, retry.message, retry.after_s)
+            return "retry"
         except TimeoutError:
             self.counts.retries += 1
             await self._back_off(it, lease, f"no answer within {PASS_S:.0f} s", None)
+            return "timeout"
         except Exception as bug:
             self.counts.bugs += 1
-            log.exception("bug", key=str(lease.key))
+            log.exception("bug")
             await self._back_off(it, lease, f"bug: {bug!r}", None)
+            return "bug"
+        return "ok"
+
+    async def _request_of(self, it: AnyResource) -> str:
+        """The request of the user's last write, while what it asked for is not done: its id goes on into what is
+        done about it. Empty when that change is no longer kept."""
+        if it.ready and it.stored.observed == it.generation and not it.deleting:
+            return ""
+        try:
+            asked = await self.world.store.changes(it.stored.user_revision - 1, limit=1)
+        except Gone:
+            return ""
+        return asked[0].request if asked and asked[0].revision == it.stored.user_revision else ""
 
     def _unmanaged(self, it: AnyResource, lease: Lease) -> tuple[Write, ...]:
         """A kind that nobody reconciles: nothing to do, or nothing to clean up."""
@@ -190,7 +230,7 @@ class Loop:
     async def _back_off(self, it: AnyResource, lease: Lease, message: str, after_s: float | None) -> None:
         wait_s = after_s if after_s is not None else min(BACKOFF_MAX_S, 2.0 ** min(lease.failures, 9))
         self._remember(lease.key, message)
-        log.info("retry", key=str(lease.key), message=message, in_s=round(wait_s, 1))
+        log.info("retry", message=message, in_s=round(wait_s, 1), failures=lease.failures + 1)
         reason = "Deleting" if it.deleting else "EngineNotAnswering"
         await self._settle_with(it, lease, reason, message, self._jitter(wait_s), failed=True)
 
@@ -208,7 +248,8 @@ class Loop:
             await self._commit(Settle(lease, self._jitter(0.02)))
 
     async def _commit(self, *writes: Write) -> None:
-        await self.world.store.commit(*writes, by="/hansa/loop")
+        request = structlog.contextvars.get_contextvars().get("request", "")
+        await self.world.store.commit(*writes, by="/hansa/loop", request=request)
 
     def _jitter(self, seconds: float) -> float:
         return seconds * (0.75 + 0.5 * self.world.ids.chance())

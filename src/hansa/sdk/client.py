@@ -69,7 +69,7 @@ class Client:
 
     @classmethod
     def connected(cls, to: Connection) -> Client:
-        transport = Transport(to.url)
+        transport = Transport(to.url, ca_file=to.ca_file)
         place = {"project": to.project, "region": to.region, "organization": to.organization}
         return cls(transport, Tokens(to, transport), place)
 
@@ -185,7 +185,7 @@ class Client:
         from hansa.sdk.console import Console
 
         ticket = self.request("POST", self.path("VirtualMachine", name) + "/console")["ticket"]
-        return Console.open(self.transport.url, ticket)
+        return Console.open(self.transport.url, ticket, ca_file=self.transport.ca_file)
 
     def events(
         self, kind: type[R] | str | None = None, name: str = "", *, after: int = 0, limit: int = 500

@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from hansa.errors import HansaError
 from hansa.sdk.errors import Ended, TimedOut, Unreachable, of_answer
+from hansa.sdk.transport import trusting
 
 PATH = "/console/v1"
 OPEN_S = 30.0
@@ -38,12 +39,14 @@ class Console:
         self.ended = ""
 
     @classmethod
-    def open(cls, url: str, ticket: str) -> Console:
-        """Opens the console that a ticket is for. `url` is the cloud's. Raises what the cloud refuses with."""
+    def open(cls, url: str, ticket: str, *, ca_file: str = "") -> Console:
+        """Opens the console that a ticket is for. `url` is the cloud's, `ca_file` the authority to trust for https.
+        Raises what the cloud refuses with."""
         place = "ws" + url.removeprefix("http")
+        trust = trusting(ca_file) if url.startswith("https:") else None
         try:
             connection = connect(
-                f"{place}{PATH}?{urlencode({'ticket': ticket})}", compression=None, proxy=None, legacy=True,
+                f"{place}{PATH}?{urlencode({'ticket': ticket})}", compression=None, proxy=None, legacy=True, ssl=trust,
                 open_timeout=OPEN_S, close_timeout=CLOSE_S,
             )  # fmt: skip
         except InvalidStatus as error:

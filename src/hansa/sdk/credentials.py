@@ -43,6 +43,7 @@ class Connection:
     project: str = ""
     region: str = ""
     organization: str = ""
+    ca_file: str = ""  # the authority to trust for https; empty: the system's
 
     @classmethod
     def from_environment(cls, data: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Connection:
@@ -75,6 +76,7 @@ class Connection:
             project=_first(given, "PROJECT"),
             region=_first(given, "REGION"),
             organization=_first(given, "ORGANIZATION"),
+            ca_file=_first(given, "CA_FILE"),
         )
         if not url:
             raise Unclear(f"it is not known which cloud is meant: {_HOW}")
@@ -159,7 +161,7 @@ def _transport_for(token_url: str, transport: Transport) -> Transport:
     """The open one, when the token service is on the same server."""
     parts = urlsplit(token_url)
     origin = f"{parts.scheme}://{parts.netloc}"
-    return transport if not token_url or transport.url == origin else Transport(origin)
+    return transport if not token_url or transport.url == origin else Transport(origin, ca_file=transport.ca_file)
 
 
 def _assertion_form(it: Connection) -> dict[str, str]:

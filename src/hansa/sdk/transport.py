@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,14 +43,18 @@ class Answer(NamedTuple):
 
 
 class Transport:
-    """Sends requests to the server at `url` (a path of the URL is put before every path). Not for threads."""
+    """Sends requests to the server at `url` (a path of the URL is put before every path). Not for threads.
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    `ca_file`: the authority to trust for https, instead of the system's.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, ca_file: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unclear(f"{url!r} is no URL of a cloud: it begins with http:// or https://")
         self.url = url.rstrip("/")
-        self._secure = parts.scheme == "https"
+        self._secure, self.ca_file = parts.scheme == "https", ca_file
+        self._trust: ssl.SSLContext | None = None
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._connection: HTTPConnection | None = None
@@ -66,6 +71,9 @@ class Transport:
                 answer = self._once(method, path, headers, body)
             except (OSError, HTTPException) as error:
                 self.close()
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    said = f"{error.verify_message}; HANSA_CA_FILE of hansa.env names the authority to trust"
+                    raise Unreachable(f"{self.url} cannot be trusted: {said}") from error
                 if left == 0 or (isinstance(error, ConnectionRefusedError) and not self._answered):
                     raise Unreachable(f"no cloud answers at {self.url} ({_said(error)})") from error
                 time.sleep(_jittered(pause_s))
@@ -118,8 +126,19 @@ class Transport:
         return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, content)
 
     def _connect(self, timeout_s: float) -> HTTPConnection:
-        kind = HTTPSConnection if self._secure else HTTPConnection
-        return kind(self._host, self._port, timeout=timeout_s)
+        if not self._secure:
+            return HTTPConnection(self._host, self._port, timeout=timeout_s)
+        if self._trust is None:
+            self._trust = trusting(self.ca_file)
+        return HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._trust)
+
+
+def trusting(ca_file: str) -> ssl.SSLContext:
+    """TLS that knows one authority, or the system's when none is named. Raises Unclear for a file that is none."""
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise Unclear(f"HANSA_CA_FILE names {ca_file}, which holds no certificate ({_said(error)})") from error
 
 
 def _said(error: BaseException) -> str:

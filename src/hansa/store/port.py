@@ -258,6 +258,16 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """The work of the whole cloud: how many keys are due and free, how many of the due are in a hand, and how long
+    the oldest free one has been due."""
+
+    due: int
+    leased: int
+    behind_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One record of a stream."""
 
@@ -315,6 +325,8 @@ class Store(Protocol):
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
         """Up to `limit` due and free keys, deletions first, then the longest due."""
         ...
+
+    async def backlog(self) -> Backlog: ...
 
     async def next_due(self) -> float | None:
         """Epoch seconds at which the next free key falls due, None when nothing is."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from hansa.clock import Clock, Ids
 from hansa.errors import HansaError, Retry
+from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate
 from hansa.store.store import Row, SqlStore, Transaction
 
@@ -42,6 +43,8 @@ def _connect(path: Path | str) -> sqlite3.Connection:
 
 
 class SqliteDriver:
+    skew_s = 0.0  # one process, one clock
+
     def __init__(self, path: Path | str, *, inline: bool = False) -> None:
         self._inline = inline
         self._writer = _connect(path)
@@ -59,13 +62,16 @@ class SqliteDriver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hansa-flush")
         self._closed = False
 
+    def listen(self, call: Callable[[int], None]) -> None:
+        """Nobody else writes."""
+
     async def read(self, statement: str, **parameters: Any) -> list[Row]:
         try:
             return self._reader.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise Retry("the database does not answer", detail=str(error)) from error
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs = NOTHING) -> T:
         if self._closed:
             raise Retry("the store is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

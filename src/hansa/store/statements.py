@@ -83,11 +83,16 @@ update work set leased_until = :until, token = :token, woken_at = null
 returning kind, scope, name, failures, going, due_at"""
 NEXT_DUE = """
 select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+BACKLOG = """
+select sum(case when leased_until <= :now then 1 else 0 end),
+       min(case when leased_until <= :now then due_at end),
+       sum(case when leased_until > :now then 1 else 0 end)
+  from work where due_at <= :now"""
 HOLDS_LEASE = f"select 1 from work where {KEY} and token = :token"
 SETTLE = f"""
 update work set leased_until = 0, token = '', failures = :failures,
                 due_at = case when woken_at is null then :due
-                              when :due is null or woken_at < :due then woken_at else :due end,
+                              when woken_at < :due or :due is null then woken_at else :due end,
                 woken_at = null
  where {KEY} and token = :token"""
 FORGET_WORK = f"delete from work where {KEY}"

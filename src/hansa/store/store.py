@@ -7,17 +7,20 @@ must hold together stands in one transaction here; nothing here knows which data
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from hansa.clock import Clock, Ids
-from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, InUse, Invalid, NotFound
+from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound
 from hansa.kinds.resource import Key, Stored
 from hansa.store import statements as sql
+from hansa.store.locks import NOTHING, Needs, needs_of
 from hansa.store.port import (
     Append,
+    Backlog,
     Change,
     Claim,
     Create,
@@ -51,9 +54,20 @@ class Transaction(Protocol):
 
 
 class Driver(Protocol):
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Runs `work` alone in a transaction; returns after it is durable. Raises what `work` raises (then
-        nothing of it is kept), Retry when the database does not answer."""
+    @property
+    def skew_s(self) -> float:
+        """Seconds to add to this process's clock for the time that all processes of the store agree on."""
+        ...
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs = NOTHING) -> T:
+        """Runs `work` in a transaction that nobody disturbs in what `needs` names; returns after it is durable.
+
+        Raises what `work` raises (then nothing of it is kept), Retry when the database does not answer. `work` may
+        run more than once, each time on a fresh transaction."""
+        ...
+
+    def listen(self, call: Callable[[int], None]) -> None:
+        """`call(revision)` when others may have written, or when more of `changes` can be read than before."""
         ...
 
     async def read(self, statement: str, **parameters: Any) -> list[Row]: ...
@@ -67,6 +81,11 @@ class SqlStore:
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
         self._driver, self._clock, self._ids = driver, clock, ids
         self._listeners: builtins.list[Callable[[int], None]] = []
+        self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
+        driver.listen(self._tell)
+
+    def _now(self) -> float:
+        return self._clock.now() + self._driver.skew_s
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -84,6 +103,7 @@ class SqlStore:
         if query.after and not query.after.isdigit():
             raise Invalid.field("continue", "must be one that a list gave out")
         asked = EVERYTHING if query.limit is None else query.limit + 1
+        revision = await self.revision()  # before the rows: who watches from it misses nothing
         values: dict[str, Any] = {"scope": query.scope, "after": int(query.after or 0), "limit": asked}
         if query.kind is not None and not query.below:
             rows = await self._driver.read(sql.LIST_EXACT, kind=query.kind, **values)
@@ -94,12 +114,12 @@ class SqlStore:
             )
         more = query.limit is not None and len(rows) > query.limit
         rows = rows[: query.limit] if more else rows
-        return Page([_stored(r) for r in rows], str(rows[-1][14]) if more else "", await self.revision())
+        return Page([_stored(r) for r in rows], str(rows[-1][14]) if more else "", revision)
 
     async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> builtins.list[Change]:
-        if after + 1 < await self.oldest_change():
-            raise Gone(f"changes after {after} are no longer kept: list again and go on from there")
         rows = await self._driver.read(sql.CHANGES, after=after, scope=scope, inside=_inside(scope), limit=limit)
+        if after + 1 < await self.oldest_change():  # after the rows: a sweep in between drops none unnoticed
+            raise Gone(f"changes after {after} are no longer kept: list again and go on from there")
         return [_change(r) for r in rows]
 
     async def pointers_to(self, key: Key) -> builtins.list[Pointer]:
@@ -110,12 +130,12 @@ class SqlStore:
 
     async def claims(self, scope: str, *, below: bool = False) -> builtins.list[Held]:
         rows = await self._driver.read(
-            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self._clock.now()
+            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self._now()
         )
         return [_held(r) for r in rows]
 
     async def claims_of(self, owner: str) -> builtins.list[Held]:
-        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._clock.now())]
+        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._now())]
 
     async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         rows = await self._driver.read(sql.RECORDS, stream=stream, about=about or "", limit=limit)
@@ -135,25 +155,37 @@ class SqlStore:
     async def oldest_change(self) -> int:
         return int((await self._driver.read(sql.OLDEST))[0][0])
 
+    async def backlog(self) -> Backlog:
+        now = self._now()
+        due, oldest, leased = (await self._driver.read(sql.BACKLOG, now=now))[0]
+        return Backlog(int(due or 0), int(leased or 0), max(0.0, now - oldest) if oldest is not None else 0.0)
+
     async def next_due(self) -> float | None:
         due = (await self._driver.read(sql.NEXT_DUE))[0][0]
-        return None if due is None else float(due)
+        return None if due is None else float(due) - self._driver.skew_s
 
     # -- writing ----------------------------------------------------------------------------
 
     async def commit(self, *writes: Write, by: str = "", request: str = "") -> int:
         async def work(tx: Transaction) -> int:
-            pen = _Pen(tx, self._clock.now(), by, request)
+            pen = _Pen(tx, self._now(), by, request)
             for write in writes:
                 await pen.write(write)
             return pen.revision
 
-        revision = await self._driver.write(work)
+        started, outcome = time.perf_counter(), "ok"
+        try:
+            revision = await self._driver.write(work, needs_of(writes))
+        except HansaError as refusal:
+            outcome = refusal.reason
+            raise
+        finally:
+            self.timed(time.perf_counter() - started, outcome)
         self._tell(revision)
         return revision
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
-        now, token = self._clock.now(), self._ids.token()
+        now, token = self._now(), self._ids.token()
 
         async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
@@ -162,7 +194,7 @@ class SqlStore:
         return [Lease(Key(r[0], r[1], r[2]), token, now + lease_s, r[3]) for r in rows]
 
     async def sweep(self, *, changes_kept: int = 100_000, changes_kept_s: float = 7 * 86_400.0) -> None:
-        now = self._clock.now()
+        now = self._now()
 
         async def work(tx: Transaction) -> None:
             await tx.all(sql.DROP_EXPIRED, now=now)
@@ -409,8 +441,7 @@ class _Pen:
                 raise Bug(f"{claim.scope} {claim.key} is claimed as one key and as an amount")
             else:
                 held += amount
-        # One transaction writes at a time on SQLite, so the sum cannot change under us; PostgreSQL will
-        # lock a row of the ceiling first.
+        # Nobody else reserves of this (scope, key) meanwhile: see `hansa.store.locks`.
         if claim.ceiling is not None and held + claim.amount > claim.ceiling:
             raise Full(
                 claim.scope, claim.key,

@@ -1,0 +1,60 @@
+"""The data folder as processes share it: one cloud holds it at a time. Light: the supervisor imports it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from hansa.errors import HansaError
+
+RELEASE_S = 5.0  # a killed cloud's processes may need a moment to be gone
+
+
+class AlreadyRunning(HansaError):
+    """Another `hansa up` holds this data folder."""
+
+
+def lock_folder(data: Path, wait_s: float = RELEASE_S) -> int:
+    """Takes the folder; the lock ends with the last process that holds the descriptor. Raises AlreadyRunning."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = _holder(data)
+            if time.monotonic() < end and not _lives(holder):
+                time.sleep(0.05)
+                continue
+            os.close(handle)
+            text = f"a cloud is running on {data} already (process {holder}); stop it first"
+            raise AlreadyRunning(text) from None
+    name_holder(data, os.getpid())
+    return handle
+
+
+def name_holder(data: Path, pid: int) -> None:
+    """Says in `DIR/pid` who holds the folder: for people."""
+    spare = data / f".pid.{os.getpid()}"
+    spare.write_text(f"{pid}\n")
+    spare.chmod(0o600)
+    spare.replace(data / "pid")
+
+
+def _holder(data: Path) -> str:
+    try:
+        return (data / "pid").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _lives(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return False
+    return state not in ("Z", "X")

@@ -1,0 +1,263 @@
+"""PostgreSQL: many processes over one store, each with a pool of connections.
+
+Transactions run side by side at READ COMMITTED. What makes that safe stands in `hansa.store.locks`: a commit first
+takes the names and rows that it will touch, in one order for all. So sums under a ceiling cannot change under it,
+links and deletions cannot pass one another, and there are no deadlocks among commits; those that remain possible
+(a sweep of expired claims beside a reservation) end in a bounded number of attempts.
+
+Time. Leases, due times and dates of creation must mean the same to all processes. The database's clock is the one
+that all of them see: `skew_s` is how far this process's clock is off, measured at each connect and every 30 s, and the
+store adds it whenever it is more than a second. A process with a wrong clock therefore neither takes keys that others
+hold nor leaves its own open to them. In between, and should the database's clock itself jump, a key may be claimed
+twice: then the token in its lease lets one of the two write, never both.
+
+Every wait has an end, on both sides: the server ends statements, waits for locks and idle transactions; here each
+call has a deadline too. What cannot be said is `Retry`, and the next call connects anew by itself. When a connection
+breaks during COMMIT, the server is asked afterwards what became of the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from hansa.clock import Clock, Ids
+from hansa.errors import HansaError, Retry
+from hansa.store.locks import NOTHING, Needs
+from hansa.store.migrate import migrate_postgresql
+from hansa.store.postgres_hints import Hints
+from hansa.store.postgres_words import AGAIN, ERRORS, LOCK_WORK, STATUS, columns, opening, told, translate
+from hansa.store.store import Row, SqlStore, Transaction
+
+T = TypeVar("T")
+log = structlog.get_logger("hansa.store")
+
+POOL_MAX = 10  # connections of one process; more only queue at the disk
+CONNECT_S = 5.0
+ACQUIRE_S = 5.0  # for a free connection, a new one included
+STATEMENT_S = 10.0
+LOCK_S = 5.0
+ABANDONED_S = 20.0  # a transaction whose process stands still is ended by the server
+WRITE_S = 30.0  # a whole commit, attempts included
+OUTCOME_S = 10.0  # for asking what became of a commit
+ATTEMPTS = 6
+START_S = 15.0  # for a database that is still starting when we do
+SETTINGS = {
+    "application_name": "hansa",
+    "statement_timeout": str(int(STATEMENT_S * 1000)),
+    "lock_timeout": str(int(LOCK_S * 1000)),
+    "idle_in_transaction_session_timeout": str(int(ABANDONED_S * 1000)),
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+
+async def open_postgres(url: str, *, clock: Clock, ids: Ids, follow: bool = True) -> SqlStore:
+    """Connects, brings the schema up to date, listens to other processes.
+
+    `follow` False: the clock that is given stays as it is, for tests that own time. Raises NewerDatabase, Retry.
+    """
+    driver = PostgresDriver(url, clock, follow=follow)
+    await driver.start()
+    return SqlStore(driver, clock, ids)
+
+
+def shown(url: str) -> str:
+    """Where a database is, without its password and options: for people and logs."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    user = parts.netloc.rpartition("@")[0].partition(":")[0]
+    return f"postgresql://{user + '@' if user else ''}{place}{parts.path}"
+
+
+async def connect(url: str, *, statement_s: float = STATEMENT_S) -> asyncpg.Connection:
+    """One connection apart from any pool. Raises our errors."""
+    try:
+        settings = SETTINGS | {"statement_timeout": str(int(statement_s * 1000))}
+        return await asyncpg.connect(url, timeout=CONNECT_S, command_timeout=statement_s + 2, server_settings=settings)
+    except (*ERRORS, ValueError) as error:
+        raise told(error, shown(url)) from error
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has no types
+    def get_reset_query(self) -> str:
+        """Nothing of ours outlives a transaction: no round trip when a connection goes back."""
+        return ""
+
+
+class PostgresDriver:
+    def __init__(self, url: str, clock: Clock, *, follow: bool = True) -> None:
+        self._url, self.where = url, shown(url)
+        self._pool: asyncpg.Pool | None = None
+        self._hints = Hints(lambda: connect(url), clock, follow=follow)
+        self._closed = False
+
+    @property
+    def skew_s(self) -> float:
+        return self._hints.skew_s
+
+    def listen(self, call: Callable[[int], None]) -> None:
+        self._hints.listen(call)
+
+    async def start(self) -> None:
+        """Waits `START_S` for a database that is still starting. Raises Retry, NewerDatabase."""
+        async with asyncio.timeout(START_S + WRITE_S):
+            connection = await self._first()
+            try:
+                for migration in await migrate_postgresql(connection):
+                    log.info("migrated", migration=str(migration))
+                await mend(connection)
+                await self._hints.measure(connection)
+            except ERRORS as error:
+                raise told(error, self.where) from error
+            finally:
+                await connection.close(timeout=CONNECT_S)
+            self._pool = await asyncpg.create_pool(
+                self._url, min_size=1, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
+                server_settings=SETTINGS, connection_class=_Connection,
+            )  # fmt: skip
+        self._hints.start()
+
+    async def _first(self) -> asyncpg.Connection:
+        left = START_S
+        while True:
+            try:
+                return await connect(self._url)
+            except Retry as retry:
+                away = isinstance(retry.__cause__, OSError | asyncpg.CannotConnectNowError)
+                if not away or left <= 0:
+                    raise
+            await asyncio.sleep(0.5)
+            left -= 0.5
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        if self._pool is None or self._closed:
+            raise Retry("the store is closed")
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_S)
+        except ERRORS as error:
+            raise told(error, self.where) from error
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(*ERRORS):  # one that is broken is thrown away, and another made when needed
+                await self._pool.release(connection, timeout=CONNECT_S)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def read(self, statement: str, **parameters: Any) -> list[Row]:
+        """A connection that broke meanwhile is replaced once: a read may be repeated."""
+        text, names = translate(statement)
+        values = [parameters[name] for name in names]
+        for last in (False, True):
+            async with self._connection() as connection:
+                try:
+                    return list(await connection.fetch(text, *values))
+                except ERRORS as error:
+                    if last or not connection.is_closed():
+                        raise told(error, self.where) from error
+        raise AssertionError
+
+    # -- writing ----------------------------------------------------------------------------
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs = NOTHING) -> T:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                value = await self._attempts(work, needs)
+        except TimeoutError as error:
+            raise told(error, self.where) from error
+        self._hints.committed()
+        return value
+
+    async def _attempts(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._attempt(work, needs)
+            except AGAIN as error:
+                if attempt == ATTEMPTS:
+                    raise told(error, self.where) from error
+                await asyncio.sleep(random.random() * 0.01 * 2**attempt)
+        raise AssertionError
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs) -> T:
+        async with self._connection() as connection:
+            try:
+                await connection.execute(opening(needs))
+                xid = None
+                if needs is not NOTHING:
+                    xid = await connection.fetchval(LOCK_WORK, *columns(needs.work), *columns(needs.linked))
+                value = await work(_Transaction(connection))
+            except BaseException as error:
+                await self._undo(connection)
+                if isinstance(error, ERRORS) and not isinstance(error, AGAIN):
+                    raise told(error, self.where) from error
+                raise
+            try:
+                await connection.execute("commit")
+            except ERRORS as error:
+                connection.terminate()
+                await self._outcome(xid, error)
+            return value
+
+    async def _undo(self, connection: asyncpg.Connection) -> None:
+        """Nothing is kept: rolled back, or the connection is cut and the server does it."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await connection.execute("rollback")
+        except (*ERRORS, asyncio.CancelledError):
+            connection.terminate()
+
+    async def _outcome(self, xid: str | None, error: BaseException) -> None:
+        """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say."""
+        unknown = Retry("the database went away while it committed: whether it did is not known", detail=self.where)
+        if xid is None:
+            raise unknown from error
+        for _ in range(int(OUTCOME_S / 0.25)):
+            with contextlib.suppress(HansaError, *ERRORS):
+                async with self._connection() as connection:
+                    status = await connection.fetchval(STATUS, xid)
+                if status == "committed":
+                    return
+                if status != "in progress":
+                    raise told(error, self.where) from error
+            await asyncio.sleep(0.25)
+        raise unknown from error
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._hints.close()
+        if self._pool is not None:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await self._pool.close()
+            except (*ERRORS, TimeoutError):
+                self._pool.terminate()
+
+
+async def mend(connection: asyncpg.Connection) -> None:
+    """A copy made by PostgreSQL's own tools counts transactions anew: marks of order from elsewhere, which would hide
+    their rows until the count has caught up, are taken back."""
+    foreign = "ended_by > pg_snapshot_xmax(pg_current_snapshot())"
+    if await connection.fetchval(f"select exists (select 1 from changes where {foreign})"):
+        await connection.execute(f"update changes set ended_by = '0' where {foreign}")
+
+
+class _Transaction:
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def all(self, statement: str, **parameters: Any) -> list[Row]:
+        text, names = translate(statement)
+        return list(await self._connection.fetch(text, *(parameters[name] for name in names)))

@@ -1,0 +1,124 @@
+"""What PostgreSQL calls differently: parameters, the few statements that have a shape of their own, errors."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import asyncpg
+
+from hansa.errors import Bug, HansaError, Retry
+from hansa.kinds.resource import Key
+from hansa.store import statements as sql
+from hansa.store.locks import Needs, number
+
+_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+LOCKS_MAX = 200  # names a commit holds one by one; a larger one holds the whole store
+_STORE = number("store")
+
+# Everything below a readable revision has ended: see migrations/0001_init.postgresql.sql.
+_READABLE = """
+select revision from changes where ended_by <= pg_snapshot_xmin(pg_current_snapshot()) order by revision desc limit 1"""
+
+OWN_SHAPE = {
+    sql.REVISION: f"select coalesce(({_READABLE}), 0)",
+    sql.CHANGES: f"""
+select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
+ where revision > :after and revision <= coalesce(({_READABLE}), 0)
+   and (:scope = '' or scope = :scope or scope like :inside escape '!')
+ order by revision limit :limit""",
+    sql.INSERT_CHANGE: "select hansa_change(:at, :kind, :scope, :name, :uid, :act, :by, :request, :body)",
+    # `materialized`: the locks are taken once, whatever the plan; `skip locked`: nobody waits for anybody.
+    sql.CLAIM: """
+with due as materialized (
+  select kind, scope, name from work where due_at <= :now and leased_until <= :now
+   order by going desc, due_at limit :limit for update skip locked)
+update work w set leased_until = :until, token = :token, woken_at = null
+  from due where w.kind = due.kind and w.scope = due.scope and w.name = due.name
+returning w.kind, w.scope, w.name, w.failures, w.going, w.due_at""",
+}
+
+# In one order for all, before anything else of these rows is written.
+LOCK_WORK = """
+with held as (
+  select 1 from work w
+   where (w.kind, w.scope, w.name) in (
+     select * from unnest($1::text[], $2::text[], $3::text[])
+     union
+     select l.source_kind, l.source_scope, l.source_name
+       from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
+       join links l on l.target_kind = k.kind and l.target_scope = k.scope and l.target_name = k.name
+     union
+     select l.target_kind, l.target_scope, l.target_name
+       from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
+       join links l on l.source_kind = k.kind and l.source_scope = k.scope and l.source_name = k.name)
+   order by w.kind, w.scope, w.name for update)
+select pg_current_xact_id()::text from (select count(*) from held) as all_of_them"""
+STATUS = "select pg_xact_status($1::text::xid8)"
+
+
+@lru_cache(maxsize=512)
+def translate(statement: str) -> tuple[str, tuple[str, ...]]:
+    """The statement with `$n` for `:name`, and the names in that order. Worked out once a statement."""
+    names: list[str] = []
+
+    def place(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return _NAMED.sub(place, OWN_SHAPE.get(statement, statement)), tuple(names)
+
+
+def opening(needs: Needs) -> str:
+    """Begins a transaction and takes the names: all numbers, so it goes as one simple query."""
+    words = ["begin isolation level read committed"]
+    if len(needs.names) > LOCKS_MAX:
+        words.append(f"select pg_advisory_xact_lock({_STORE})")
+    elif needs.names:
+        words.append(f"select pg_advisory_xact_lock_shared({_STORE})")
+        words += [f"select pg_advisory_xact_lock{'' if alone else '_shared'}({n})" for n, alone in needs.names]
+    return "; ".join(words)
+
+
+def columns(keys: tuple[Key, ...]) -> tuple[list[str], list[str], list[str]]:
+    return [k.kind for k in keys], [k.scope for k in keys], [k.name for k in keys]
+
+
+# -- errors -------------------------------------------------------------------------------------
+
+# Given way to another: the whole transaction may be tried again at once.
+AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
+# The server is not there, or is on its way out or in.
+_AWAY = (
+    OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError,
+    asyncpg.InternalClientError,
+)  # fmt: skip
+ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+def told(error: BaseException, where: str) -> HansaError:
+    """What a driver's exception means to us. `where` (the database without its password) is for operators alone.
+
+    Only the server's first line is kept as detail: its further ones quote rows.
+    """
+    detail = f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    for kinds, text in _MEANINGS:
+        if isinstance(error, kinds):
+            return Retry(text, detail=detail)
+    return Bug("the database refused a statement of ours", detail=detail)
+
+
+_MEANINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (asyncpg.DiskFullError, "the disk of the database is full"),
+    (asyncpg.ReadOnlySQLTransactionError, "the database takes no writes now"),
+    (asyncpg.InsufficientResourcesError, "the database has no room for more connections or memory"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "the database does not let us in: wrong user or password"),
+    (asyncpg.InsufficientPrivilegeError, "the user of the database may not do what is needed"),
+    (asyncpg.InvalidCatalogNameError, "there is no such database"),
+    (asyncpg.LockNotAvailableError, "the database is busy: others held what is needed for too long"),
+    (asyncpg.QueryCanceledError, "the database took too long"),
+    (TimeoutError, "the database does not answer in time"),
+    (AGAIN, "the database is busy: others were faster several times"),
+    (_AWAY, "the database does not answer"),
+)
