@@ -40,11 +40,17 @@ async def with_roles(cloud: Any, talk: Talk, *roles: str, resources: list[str] |
 
 
 def place_of(cloud: Any, talk: Talk, role: str) -> str:
-    on = f"projects/{talk.project}" if ROLES[role].scope == "projects" else f"organizations/{cloud.credentials.organization}"
+    on = (
+        f"projects/{talk.project}"
+        if ROLES[role].scope == "projects"
+        else f"organizations/{cloud.credentials.organization}"
+    )
     return f"{IAM}/{on}/roleBindings"
 
 
-async def assign(cloud: Any, talk: Talk, principal: str, role: str, resources: list[str] | None = None) -> dict[str, Any]:
+async def assign(
+    cloud: Any, talk: Talk, principal: str, role: str, resources: list[str] | None = None
+) -> dict[str, Any]:
     body = {"principal": principal, "role": f"/iam/roles/{role}", **({"resources": resources} if resources else {})}
     answer = await talk.call("POST", f"{place_of(cloud, talk, role)}/assign", body)
     assert answer.status_code == 200, answer.text

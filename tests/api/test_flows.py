@@ -307,7 +307,10 @@ async def test_role_bindings(terraform: Terraform, talk: Talk) -> None:
 async def test_role_bindings_of_an_organisation(terraform: Terraform, talk: Talk, cloud: Any) -> None:
     organization = cloud.credentials.organization
     await terraform.apply(f"/{IAM}/projects/demo/serviceAccounts", "watch", {"enabled": True})
-    spec = {"principal": "/iam/projects/demo/serviceAccounts/watch", "roles": [{"name": "/iam/roles/organizationViewer"}]}
+    spec = {
+        "principal": "/iam/projects/demo/serviceAccounts/watch",
+        "roles": [{"name": "/iam/roles/organizationViewer"}],
+    }
     await terraform.apply(f"/{IAM}/organizations/{organization}/roleBindings", "sa-demo.watch", spec)
     await terraform.round()
     await terraform.destroy()

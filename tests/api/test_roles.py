@@ -73,7 +73,13 @@ async def test_events_tell_of_what_one_may_read(cloud: Any, talk: Talk) -> None:
     await talk.make(talk.at("disks"), "data", BLANK)
     _, viewer = await with_roles(cloud, talk, "networkingViewer")
     events = (await viewer.read("/events/v1/projects/demo"))["items"]
-    assert events and {e["kind"] for e in events} <= {"VirtualPrivateCloud", "Subnet", "SecurityGroup", "PublicIP", "Project"}
+    assert events and {e["kind"] for e in events} <= {
+        "VirtualPrivateCloud",
+        "Subnet",
+        "SecurityGroup",
+        "PublicIP",
+        "Project",
+    }
     assert "Disk" in {e["kind"] for e in (await talk.read("/events/v1/projects/demo"))["items"]}
 
 
@@ -185,16 +191,22 @@ async def test_nobody_gives_what_they_do_not_hold(cloud: Any, talk: Talk) -> Non
     for role, status in (("computeViewer", 201), ("projectOwner", 403), ("networkingViewer", 403)):
         answer = await administrator.call("POST", f"{BINDINGS}?dryRun=true", binding(f"/iam/users/{other}", role))
         assert answer.status_code == (200 if status == 201 else status), answer.text
-    refused = await administrator.call("POST", f"{BINDINGS}/assign", {"principal": f"/iam/users/{me}", "role": "projectOwner"})
+    refused = await administrator.call(
+        "POST", f"{BINDINGS}/assign", {"principal": f"/iam/users/{me}", "role": "projectOwner"}
+    )
     assert refused.status_code == 403 and "nobody gives what they do not hold" in refused.json()["debug"]
     mine = await administrator.read(f"{BINDINGS}/u-{me}")
     mine["spec"]["roles"].append({"name": "/iam/roles/projectOwner"})
     assert (await administrator.call("PATCH", f"{BINDINGS}/u-{me}", mine)).status_code == 403
     sets = {"admin": True, "subject": {"user": {"email": "nobody@example.com"}}}
-    assert (await administrator.call("POST", f"{IAM}/projects/demo/permissionSets", {"metadata": {"id": "p"}, "spec": sets})).status_code == 403
+    assert (
+        await administrator.call("POST", f"{IAM}/projects/demo/permissionSets", {"metadata": {"id": "p"}, "spec": sets})
+    ).status_code == 403
 
 
-async def test_each_role_may_be_given_by_its_holder_and_an_administrator_of_nothing_else(cloud: Any, talk: Talk) -> None:
+async def test_each_role_may_be_given_by_its_holder_and_an_administrator_of_nothing_else(
+    cloud: Any, talk: Talk
+) -> None:
     other, _ = await somebody(cloud, talk, "other")
     for name, role in ROLES.items():
         administrator = "projectAccessAdministrator" if role.scope == "projects" else "organizationAccessAdministrator"
@@ -262,7 +274,9 @@ async def test_a_maker_of_projects_owns_those_alone(cloud: Any, talk: Talk) -> N
         ({"principal": "/iam/projects/demo/serviceAccounts/none", "roles": [{"name": "/iam/roles/computeViewer"}]}, "spec.principal"),
     ],
 )  # fmt: skip
-async def test_a_wrong_binding_is_refused_with_its_field(spec: dict[str, Any], field: str, talk: Talk, cloud: Any) -> None:
+async def test_a_wrong_binding_is_refused_with_its_field(
+    spec: dict[str, Any], field: str, talk: Talk, cloud: Any
+) -> None:
     if "principal" not in spec and field != "spec.principal":
         spec = {"principal": f"/iam/users/{cloud.credentials.user}", **spec}
     answer = await talk.call("POST", BINDINGS, {"spec": spec})
@@ -275,7 +289,9 @@ async def test_a_strangers_account_can_be_named_by_nobody(talk: Talk, stranger: 
     for place in ("projects/demo", f"organizations/{cloud.credentials.organization}"):
         role = "computeViewer" if place == "projects/demo" else "organizationViewer"
         answers = [
-            await talk.call("POST", f"{IAM}/{place}/roleBindings", binding(f"/iam/projects/strange/serviceAccounts/{n}", role))
+            await talk.call(
+                "POST", f"{IAM}/{place}/roleBindings", binding(f"/iam/projects/strange/serviceAccounts/{n}", role)
+            )
             for n in ("robot", "not-there")
         ]
         assert [a.status_code for a in answers] == [400, 400]
@@ -319,7 +335,10 @@ async def test_access_of_others_is_told_to_those_who_may_read_bindings(cloud: An
 async def test_everybody_sees_their_own_bindings(cloud: Any, talk: Talk) -> None:
     uid, viewer = await with_roles(cloud, talk, "computeViewer", "organizationProjectCreator")
     items = (await viewer.read(f"{IAM}/me/roleBindings"))["items"]
-    assert sorted(i["spec"]["roles"][0]["name"] for i in items) == ["/iam/roles/computeViewer", "/iam/roles/organizationProjectCreator"]
+    assert sorted(i["spec"]["roles"][0]["name"] for i in items) == [
+        "/iam/roles/computeViewer",
+        "/iam/roles/organizationProjectCreator",
+    ]
     me = await viewer.read(f"{IAM}/me")
     assert me["principal"] == f"/iam/users/{uid}" and len(me["grants"]) == 2
 
@@ -334,11 +353,15 @@ async def test_assigning_adds_up_and_the_last_revocation_removes_the_binding(clo
     assert both["spec"]["roles"][0]["resources"] == [pattern.format("a"), pattern.format("b")]
     whole = await assign(cloud, talk, who, "computeViewer")
     assert whole["spec"]["roles"] == [{"name": "/iam/roles/computeViewer"}]
-    await asyncio.gather(*(assign(cloud, talk, who, role) for role in ("computeOperator", "networkingViewer", "storageOperator")))
+    await asyncio.gather(
+        *(assign(cloud, talk, who, role) for role in ("computeOperator", "networkingViewer", "storageOperator"))
+    )
     assert len((await talk.read(f"{BINDINGS}/u-{uid}"))["spec"]["roles"]) == 4, "none of them was lost"
     for role in ("computeViewer", "computeOperator", "networkingViewer", "storageOperator"):
         answer = await talk.call("POST", f"{BINDINGS}/revoke", {"principal": who, "role": role})
         assert answer.status_code == 200, answer.text
     assert answer.json()["spec"]["roles"] == []
     await talk.gone(f"{BINDINGS}/u-{uid}")
-    assert (await talk.call("POST", f"{BINDINGS}/revoke", {"principal": who, "role": "computeViewer"})).status_code == 404
+    assert (
+        await talk.call("POST", f"{BINDINGS}/revoke", {"principal": who, "role": "computeViewer"})
+    ).status_code == 404

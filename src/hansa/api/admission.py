@@ -265,6 +265,8 @@ class Gate:
     def refuse(self, verdict: Verdict, subject: Subject) -> None:
         if verdict.allowed:
             return
+        if not verdict.visible and subject.kind == "Project" and not subject.project:
+            raise Forbidden(f"you have no role on organization {subject.organization}")
         if not verdict.visible and subject.kind in ("Project", "Organization"):
             raise Hidden(f"there is no {subject.kind.lower()} {subject.name}")
         if not verdict.visible:
