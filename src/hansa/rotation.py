@@ -65,9 +65,10 @@ async def rotate(store: Store, keys_folder: Path, file: Path) -> tuple[Sealed, b
     """One change of keys, or the rest of one that was cut off. Gives what was sealed anew, and whether a key was
     added. Raises Bug when something opens under no key: then every key is kept."""
     now = Sealer(*read_keys(file), file=file)
-    fresh = (await seen(store, now)).older == 0
+    keys, found = read_keys(file), await seen(store, now)
+    fresh = len(keys) == 1 or found.older == len(found.stuck)
     if fresh:
-        write_keys(file, [*read_keys(file), os.urandom(KEY_BYTES)])
+        write_keys(file, [*keys, os.urandom(KEY_BYTES)])
     sealer = Sealer(*read_keys(file), file=file)
     SigningKeys.in_folder(keys_folder, sealer)  # reading them seals them anew
     done = await reseal(store, sealer)
