@@ -27,7 +27,15 @@ from hansa.clock import Clock, Ids
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, NotFound
-from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
+from hansa.kinds.iam import (
+    Organization,
+    Project,
+    RefreshToken,
+    ServiceAccount,
+    ServiceAccountCredential,
+    User,
+    people_scope,
+)
 from hansa.kinds.resource import AnyResource, Key, Stored, ref_of
 from hansa.policy.verdict import PROGRAM
 from hansa.store.port import Birth, Claim, Create, Forget, LinkTo, Query, Reserve, SetStatus, Store, Write
@@ -113,7 +121,7 @@ class _Start:
         await self._commit(
             Create(organization, organization.name, {"name": name}, observed=1, due=False),
             Create(user, uid, spec, observed=1, due=False),
-            Reserve(uid, (Claim(_OWNERS, mark),)),
+            Reserve(uid, (Claim(_OWNERS, mark), Claim(people_scope(organization.name), uid))),
         )
         return User(await self.store.get(user))
 

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     stand_ins: bool = Field(True, description="published images may be stood in for by ours; off: ImageUnavailable")
     access_token_s: int = Field(900, ge=60, le=3600, description="life of a user's access token, seconds")
     audiences: str = Field("", description="more accepted `aud` values of service account assertions, comma separated")
+    seal_key_file: Path | None = Field(
+        None, description="file of the keys that seal secrets, base64, one a line, the newest last; else DIR/keys"
+    )
+    seal_key: SecretStr = Field(
+        SecretStr(""), description="the same keys themselves, comma separated; goes before the file"
+    )
     loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
     accelerator: str = Field(
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"

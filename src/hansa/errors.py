@@ -6,6 +6,7 @@ HansaError                      http   who acts             the loop
 ├── Unauthenticated             401    the user             -
 ├── Forbidden                   403    the user, an owner   -
 ├── NotFound       key          404    the user             drop the row
+│   └── Hidden                  404    the user, an owner   -
 ├── Conflict                    409    the client: reread   again now
 │   ├── AlreadyExists           409    the user             -
 │   └── InUse                   409    the user             -
@@ -78,6 +79,10 @@ class Forbidden(HansaError):
 class NotFound(HansaError):
     status = 404
     reason = "NotFound"
+
+
+class Hidden(NotFound):
+    """It may be there or not: who asks has no role there, and is told what they would be told of nothing."""
 
 
 class MethodNotAllowed(HansaError):

@@ -16,11 +16,15 @@ from starlette.types import ASGIApp
 from hansa.api.actions import Actions
 from hansa.api.admission import Gate
 from hansa.api.app import Api
+from hansa.api.audit import Audit
 from hansa.api.caller import Callers, issuer_of
 from hansa.api.console import Consoles
+from hansa.api.identities import Identities
 from hansa.api.keys import SigningKeys, write_private
+from hansa.api.passwords import Passwords
 from hansa.api.resources import Resources
 from hansa.api.tokens import TokenService
+from hansa.api.users import Users
 from hansa.bootstrap import Credentials, ensure_cloud, read_environment, write_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings, run_folder
@@ -86,6 +90,7 @@ class Cloud:
     app: ASGIApp
     metrics: Metrics
     close_engines: Callable[[], None] = lambda: None
+    close_passwords: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
         """The loop and its housekeeping, until `stop`."""
@@ -107,10 +112,18 @@ class Cloud:
 
     async def close(self) -> None:
         self.close_engines()
+        self.close_passwords()
+        await self.api.audit.flush()
         await self.store.close()
 
 
 # -- the data folder ----------------------------------------------------------------------------
+
+
+def sealer_of(settings: Settings, data: Path) -> Sealer:
+    """The sealing keys that the settings name, else those of the data folder."""
+    given = settings.seal_key.get_secret_value()
+    return Sealer.load(data / "keys" / "sealing.key", key_file=settings.seal_key_file, given=given)
 
 
 def cloud_identity(data: Path) -> str:
@@ -295,8 +308,8 @@ async def assemble(
     data: Path, *, kept: dict[str, str], metrics: Metrics | None = None,
 ) -> Cloud:  # fmt: skip
     """Store and engines into a cloud: the same for `hansa up` and for tests."""
-    sealer = Sealer.load(data / "keys" / "sealing.key")
-    keys = SigningKeys.in_folder(data / "keys")
+    sealer = sealer_of(settings, data)
+    keys = SigningKeys.in_folder(data / "keys", sealer)
     world = World(store, engines, clock, ids, settings)
     await write_places(store, ids, fleet, stand_ins=settings.stand_ins)
 
@@ -316,14 +329,18 @@ async def assemble(
     actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
     consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)
+    audit = Audit(store, gate, clock, ids, credentials.organization)
+    passwords = Passwords(store, sealer, clock, ids)
+    identities = Identities(resources, Users(resources, passwords), audit)
+    tokens = TokenService(store, clock, ids, keys, settings, issuer=issuer, passwords=passwords)
     api = Api(
-        resources, actions, consoles, TokenService(store, clock, ids, keys, settings, issuer=issuer),
+        resources, actions, consoles, identities, audit, tokens,
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
     )  # fmt: skip
     metrics = metrics or Metrics()
     observe_loop(metrics, loop)
     app = operator_of(api, ids, settings, metrics, store, loop)
-    return Cloud(store, loop, api, credentials, world, app, metrics)
+    return Cloud(store, loop, api, credentials, world, app, metrics, close_passwords=passwords.close)
 
 
 async def _born_in(world: World, it: AnyResource) -> Birth:

@@ -289,3 +289,36 @@ async def test_ready_is_there_in_time(talk: Talk) -> None:
     made = await talk.make(talk.at("publicIPs", NET), "ip", {})
     assert ready_of(made)["status"] == "False"
     assert (await talk.until(talk.at("publicIPs/ip", NET)))["status"]["publicIPv4Address"]
+
+
+async def test_role_bindings(terraform: Terraform, talk: Talk) -> None:
+    """A role on a fresh service account; the id follows from the principal, and a second binding is refused."""
+    accounts, bindings = f"/{IAM}/projects/demo/serviceAccounts", f"/{IAM}/projects/demo/roleBindings"
+    await terraform.apply(accounts, "ci", {"enabled": True, "description": "builds"})
+    principal = "/iam/projects/demo/serviceAccounts/ci"
+    spec = {"principal": principal, "roles": [{"name": "/iam/roles/computeViewer"}], "name": "the builder"}
+    await terraform.apply(bindings, "sa-demo.ci", spec)
+    again = await talk.call("POST", bindings, {"metadata": {"id": "sa-demo.ci"}, "spec": spec})
+    assert again.status_code == 409 and "AlreadyExists" in again.text
+    other = await talk.call("POST", bindings, {"metadata": {"id": "mine"}, "spec": spec})
+    assert other.status_code == 400 and "sa-demo.ci" in other.json()["debug"]
+    await terraform.round()
+    pattern = "/compute/projects/demo/regions/*/disks/*"
+    roles = [{"name": "/iam/roles/computeViewer"}, {"name": "/iam/roles/computeOperator", "resources": [pattern]}]
+    await terraform.change(f"{bindings}/sa-demo.ci", {"roles": roles})
+    await terraform.round()
+    moved = await talk.call("PATCH", f"{bindings}/sa-demo.ci", {"spec": {"principal": principal + "x"}})
+    assert moved.status_code == 422
+    await terraform.destroy()
+
+
+async def test_role_bindings_of_an_organisation(terraform: Terraform, talk: Talk, cloud: Any) -> None:
+    organization = cloud.credentials.organization
+    await terraform.apply(f"/{IAM}/projects/demo/serviceAccounts", "watch", {"enabled": True})
+    spec = {
+        "principal": "/iam/projects/demo/serviceAccounts/watch",
+        "roles": [{"name": "/iam/roles/organizationViewer"}],
+    }
+    await terraform.apply(f"/{IAM}/organizations/{organization}/roleBindings", "sa-demo.watch", spec)
+    await terraform.round()
+    await terraform.destroy()

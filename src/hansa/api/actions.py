@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from hansa.api.admission import Gate
+from hansa.api.audit import write_record
 from hansa.api.console import STREAM
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
 from hansa.clock import Clock
 from hansa.dates import rfc3339
-from hansa.errors import Invalid, NotFound
+from hansa.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from hansa.kinds.iam import Project
 from hansa.kinds.reasons import REASONS
-from hansa.kinds.registry import kind_named, read
+from hansa.kinds.registry import key_of, kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
 from hansa.policy.verdict import Act
 from hansa.store.port import Change, Entry, Store, Write
@@ -42,7 +44,8 @@ class Actions:
 
     async def switch(self, asking: Asking, kind: type[AnyResource], key: Key, running: bool) -> None:
         """Start and stop are a change of the spec: there is no second way."""
-        await self.resources.patch(asking, kind, key, {"spec": {"running": running}})
+        verb = "start" if running else "stop"
+        await self.resources.patch(asking, kind, key, {"spec": {"running": running}}, verb=verb)
 
     async def revoke(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
         await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
@@ -51,8 +54,12 @@ class Actions:
             raise Invalid.field("reason", "must be text of at most 1000 characters")
         stored = await self.resources.stored(key)
         writes = await self.revoke_writes(kind(stored), reason, self.clock.now())
-        await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
-        return await self.resources.show(kind, await self.store.get(key))
+        if writes:
+            record = await write_record(
+                self.gate, self.resources.ids, asking.caller, asking.request, "revoke", kind, key, uid=stored.uid
+            )
+            await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
+        return await self.resources.show(asking, kind, await self.store.get(key))
 
     async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
         """The last `count` bytes of what the machine wrote to its console, over all its starts."""
@@ -75,19 +82,30 @@ class Actions:
         """The latest events of a project, or its changes after a revision.
 
         An opened console changes no object and has no revision of its own: it is among the latest events only.
+        Of kinds that the caller may not read there are no events.
         """
-        await self.gate.allow(asking.caller, Act.READ, kind_named("VirtualMachine"), Key("", f"projects/{project}", ""))
+        await self._allow_project(asking, project)
         check_limit(limit)
         scope = f"projects/{project}"
         if after is None:
             found = [_event(c) for c in await self._recent(scope) if _is_public(c.key)]
             openings = await self.store.records(STREAM, limit=OPENINGS_SEEN)
             found += [_opening(e) for e in openings if f"/{scope}/" in e.body["ref"]]
-            found = _in_order(found)[-limit:]
+            found = _in_order([e for e in found if await self._may_see(asking, scope, e)])[-limit:]
         else:
             changes = await self.store.changes(after, scope=scope, limit=limit)
             found = [_event(c) for c in changes if _is_public(c.key)]
+            found = [e for e in found if await self._may_see(asking, scope, e)]
         return {"items": found, "revision": await self.store.revision()}
+
+    async def _allow_project(self, asking: Asking, project: str) -> None:
+        """Raises Forbidden for strangers, whether there is such a project or not."""
+        if not await self.gate.may(asking.caller, Act.READ, Project, Key(Project.kind, "", project)):
+            raise Forbidden(f"you have no role on project {project}")
+
+    async def _may_see(self, asking: Asking, scope: str, event: Document) -> bool:
+        key = key_of(event["ref"])
+        return key is not None and await self._may_know(asking, key)
 
     async def _recent(self, scope: str, span: int = 5000) -> list[Change]:
         """The changes of a scope within the last `span` revisions of the store."""
@@ -101,7 +119,7 @@ class Actions:
         self, asking: Asking, kind: type[AnyResource], scope: str, after: int | None, selector: str, changed: Any
     ) -> AsyncIterator[bytes]:
         """Lines of JSON: what is there (when `after` is None), then every change, until the client goes."""
-        await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
+        await self.gate.allow_list(asking.caller, kind, scope)
         matches = parse_selector(selector) if selector else (lambda _labels: True)
         return self._watched(asking, kind, scope, after, matches, changed)
 
@@ -114,26 +132,39 @@ class Actions:
             for item in listed["items"]:
                 if matches({**item["metadata"].get("userLabels", {}), **item["metadata"].get("systemLabels", {})}):
                     yield _line("ADDED", item, at)
-        while True:
+        while (now := await self._still(asking, kind, scope)) is not None:
             for change in await self.store.changes(at, scope=scope, limit=500):
                 at = max(at, change.revision)
                 if change.key.kind == kind.kind and change.key.scope == scope:
-                    line = await self._change_line(kind, change, matches)
+                    line = await self._change_line(now, kind, change, matches)
                     if line:
                         yield line
             at = max(at, await self._quiet(changed, at))
+
+    async def _still(self, asking: Asking, kind: type[AnyResource], scope: str) -> Asking | None:
+        """As who asks now stands; None once they may not read here any more, which ends the watch."""
+        if asking.again is None:
+            return asking
+        try:
+            caller = await asking.again()
+            await self.gate.allow_list(caller, kind, scope)
+        except (Unauthenticated, Forbidden, NotFound):
+            return None
+        return replace(asking, caller=caller)
 
     async def _quiet(self, changed: Any, at: int) -> int:
         await changed(at)
         return at
 
-    async def _change_line(self, kind: type[AnyResource], change: Change, matches: Any) -> bytes:
+    async def _change_line(self, asking: Asking, kind: type[AnyResource], change: Change, matches: Any) -> bytes:
+        if not await self.gate.may(asking.caller, Act.READ, kind, change.key):
+            return b""
         if change.stored is None:
             gone = {"metadata": {"id": change.key.name, "uid": change.uid}}
             return _line("DELETED", gone, change.revision)
         if not matches({**change.stored.labels, **change.stored.system_labels}):
             return b""
-        shown = await self.resources.show(kind, change.stored)
+        shown = await self.resources.show(asking, kind, change.stored)
         return _line("ADDED" if change.act == "create" else "MODIFIED", shown, change.revision)
 
     # -- why --------------------------------------------------------------------------------
@@ -142,7 +173,7 @@ class Actions:
         """Everything that explains the state of one object, on one screen."""
         await self.gate.allow(asking.caller, Act.READ, kind, key)
         stored = await self.resources.stored(key)
-        shown = await self.resources.show(kind, stored)
+        shown = await self.resources.show(asking, kind, stored)
         conditions: list[Document] = shown["status"].get("conditions", [])
         ready = next((c for c in conditions if c["type"] == "Ready"), None)
         due, now = await self.store.due(key), self.clock.now()
@@ -154,10 +185,14 @@ class Actions:
             "conditions": conditions,
             "decision": await self._decision(stored),
             "pointsAt": [
-                await self._pointed(p.target, p.path) for p in (await self.store.pointers_from(key))[:LINKS_SHOWN]
+                await self._pointed(p.target, p.path)
+                for p in (await self.store.pointers_from(key))[:LINKS_SHOWN]
+                if await self._may_know(asking, p.target)
             ],
             "pointedAtBy": [
-                await self._pointed(p.source, p.path) for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
+                await self._pointed(p.source, p.path)
+                for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
+                if await self._may_know(asking, p.source)
             ],
             "attempts": {"failures": due.failures if due else 0, "lastError": self.last_error(key)},
             "due": {
@@ -167,6 +202,9 @@ class Actions:
             "runsOn": {k: shown["status"][k] for k in RUNS_ON if k in shown["status"]},
             "help": reason.help if reason else "",
         }
+
+    async def _may_know(self, asking: Asking, key: Key) -> bool:
+        return await self.gate.may(asking.caller, Act.READ, kind_named(key.kind), key)
 
     async def _decision(self, stored: Stored) -> Document | None:
         entries = await self.store.records("decisions", about=stored.uid, limit=1)

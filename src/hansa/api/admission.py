@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 
 from hansa.api.patch import check_labels, prune, read_spec, unknown_fields, without_nulls
 from hansa.api.view import at, put
-from hansa.errors import FieldError, Forbidden, ImmutableField, Invalid, NotFound, Unbuilt
+from hansa.errors import FieldError, Forbidden, Hidden, ImmutableField, Invalid, NotFound, Unbuilt
 from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.registry import all_unbuilt, full_ref, is_built, key_of
-from hansa.kinds.resource import AnyResource, Document, Key, Spec
+from hansa.kinds.resource import AnyResource, Document, Key, Spec, ref_of
 from hansa.kinds.rules import FoundRef, references
 from hansa.kinds.sovereignty import SovereigntyPolicy
-from hansa.policy.decide import decide
+from hansa.policy.decide import decide, decide_some
 from hansa.policy.verdict import Act, Caller, Rules, Subject, TerritoryRule, Verdict
 from hansa.store.port import LinkTo, Query, Store
 from hansa.units import NAME_LENGTH_MAX
@@ -61,7 +61,8 @@ def envelope(kind: type[AnyResource], scope: str, body: Mapping[str, object]) ->
 def asked(kind: type[AnyResource], scope: str, body: Mapping[str, object], *, strict: bool) -> Asked:
     """A POST's body. Raises Invalid with the path, the rule and the value."""
     metadata = envelope(kind, scope, body)
-    name = check_name(metadata.get("id"))
+    prescribes = kind.id_of({}) is not None
+    name = "" if prescribes else check_name(metadata.get("id"))
     document = body.get("spec") if body.get("spec") is not None else {}
     if not isinstance(document, dict):
         raise Invalid.field("spec", "must be an object")
@@ -69,6 +70,8 @@ def asked(kind: type[AnyResource], scope: str, body: Mapping[str, object], *, st
         refuse_unknown(kind, document)
     spec = kind.complete(prune(kind.spec_type, without_nulls(document)))
     typed = read_spec(kind, spec)
+    if prescribes:
+        name = _prescribed(str(kind.id_of(spec)), metadata.get("id"))
     sealed, secrets = split_secrets(kind, spec)
     return Asked(name, sealed, check_labels(metadata.get("userLabels")), secrets, typed)
 
@@ -77,6 +80,13 @@ def refuse_unknown(kind: type[AnyResource], document: Document) -> None:
     if unknown := tuple(unknown_fields(kind.spec_type, document)):
         fields = tuple(FieldError(path, f"{kind.kind} has no such field") for path in unknown)
         raise Invalid("; ".join(f"{f.path}: {f.message}" for f in fields[:5]), fields=fields)
+
+
+def _prescribed(name: str, given: object) -> str:
+    """The id of an object whose spec leaves no choice of one."""
+    if given not in (None, "", name):
+        raise Invalid.field("metadata.id", f'must be "{name}", as the spec prescribes (given: {str(given)[:80]!r})')
+    return name
 
 
 def check_name(name: object) -> str:
@@ -185,7 +195,7 @@ class Gate:
             organization = key.name
         if project:
             organization = await self.organization_of(project)
-        return Subject(kind.kind, key.name, project, organization)
+        return Subject(kind.kind, key.name, project, organization, ref=ref_of(kind, key))
 
     async def organization_of(self, project: str) -> str:
         try:
@@ -199,6 +209,29 @@ class Gate:
         subject = await self.subject(kind, key)
         self.refuse(decide(caller, act, subject, Rules()), subject)
         return subject
+
+    async def allow_named(self, caller: Caller, act: Act, kind: str, scope: str, ref: str) -> Subject:
+        """As `allow`, for what has permissions and is no kind with routes of its own (users, audit)."""
+        place = Key(kind, scope, "")
+        organization = await self.organization_of(place.project) if place.project else place.organization or ""
+        subject = Subject(kind, ref.rpartition("/")[2], place.project or "", organization, ref=ref)
+        self.refuse(decide(caller, act, subject, Rules()), subject)
+        return subject
+
+    async def may(self, caller: Caller, act: Act, kind: type[AnyResource], key: Key) -> bool:
+        """As `allow`, asked without a refusal."""
+        return decide(caller, act, await self.subject(kind, key), Rules()).allowed
+
+    async def allow_list(self, caller: Caller, kind: type[AnyResource], scope: str) -> bool:
+        """May a collection be read: True as a whole, False when each object must be asked for.
+
+        Raises Forbidden where no object of it could be read.
+        """
+        subject = await self.subject(kind, Key(kind.kind, scope, ""))
+        verdict = decide(caller, Act.READ, subject, Rules())
+        if not verdict.allowed and not decide_some(caller, subject):
+            self.refuse(verdict, subject)
+        return verdict.allowed
 
     async def allow_create(self, caller: Caller, kind: type[AnyResource], key: Key, organization: str = "") -> Verdict:
         """Admission of a new object: roles, then the territory of its region."""
@@ -232,8 +265,10 @@ class Gate:
     def refuse(self, verdict: Verdict, subject: Subject) -> None:
         if verdict.allowed:
             return
+        if not verdict.visible and subject.kind == "Project" and not subject.project:
+            raise Forbidden(f"you have no role on organization {subject.organization}")
         if not verdict.visible and subject.kind in ("Project", "Organization"):
-            raise NotFound(f"there is no {subject.kind.lower()} {subject.name}")
+            raise Hidden(f"there is no {subject.kind.lower()} {subject.name}")
         if not verdict.visible:
             raise Forbidden(f"you have no role on {f'project {subject.project}' if subject.project else 'this'}")
         raise Forbidden(f"{verdict.why} (rule {verdict.rule})")

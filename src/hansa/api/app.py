@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -19,16 +20,18 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.actions import Actions
+from hansa.api.audit import REFUSED, Audit
 from hansa.api.console import Consoles
 from hansa.api.documents import openapi_document
 from hansa.api.explain import explain_document
+from hansa.api.identities import Identities
 from hansa.api.patch import refuse_deep
 from hansa.api.problem import problem, retry_after
 from hansa.api.query import Query, flag, is_digits, query_of, whole, whole_or
 from hansa.api.resources import Asking, Resources
 from hansa.api.routes import Route, resolve
 from hansa.clock import Ids
-from hansa.errors import Bug, HansaError, Invalid, MethodNotAllowed, NotFound, TooLarge
+from hansa.errors import Bug, HansaError, Invalid, MethodNotAllowed, NotFound, TooLarge, Unauthenticated
 from hansa.kinds.resource import Document
 from hansa.policy.verdict import Caller
 from hansa.units import BODY_BYTES_MAX
@@ -43,7 +46,7 @@ NO_STORE = (b"cache-control", b"no-store")
 
 class TokenEndpoints(Protocol):
     async def handle(
-        self, method: str, tail: str, headers: Any, body: bytes, base_url: str
+        self, method: str, tail: str, headers: Any, body: bytes, base_url: str, address: str = ""
     ) -> tuple[int, dict[str, Any]]: ...
 
 
@@ -68,6 +71,8 @@ class Api:
     resources: Resources
     actions: Actions
     consoles: Consoles
+    identities: Identities
+    audit: Audit
     tokens: TokenEndpoints
     callers: CallerFinder
     ids: Ids
@@ -127,7 +132,12 @@ class Api:
             return await self._token(request, parts)
         if len(parts) == 1 and (answer := await self._public(request, parts[0])) is not None:
             return answer
-        caller = await self.callers.of(request.headers.get("authorization"))
+        bearer = request.headers.get("authorization")
+        try:
+            caller = await self.callers.of(bearer)
+        except Unauthenticated:
+            await self.audit.unauthenticated("token")
+            raise
         query = query_of(request.scope.get("query_string", b""))
         asking = Asking(
             caller,
@@ -135,12 +145,27 @@ class Api:
             dry_run=flag(query, "dryRun"),
             strict=flag(query, "strict"),
             idempotency=_idempotency(request),
+            address=_address(request),
+            again=partial(self.callers.of, bearer),
         )
+        try:
+            return await self._asked(request, parts, asking, query)
+        except REFUSED as error:
+            await self.audit.refused(caller, number, request.method, parts, error)
+            raise
+
+    async def _asked(
+        self, request: Request, parts: list[str], asking: Asking, query: Query
+    ) -> Answer | StreamingResponse:
         if parts[:2] == ["explain", "v1"] and parts[2:] == ["kinds"]:
             return self._document("explain", explain_document)
         if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
             after, limit = whole(query, "after"), whole_or(query, "limit", 100)
             return _json(200, await self.actions.events_in(asking, parts[3], after, limit))
+        if parts[:2] in (["iam", "v1beta1"], ["audit", "v1"]):
+            answer = await self.identities.answer(request.method, parts, asking, query, partial(_document_in, request))
+            if answer is not None:
+                return _json(*answer)
         route = resolve(parts)
         request.scope["route"] = route.template
         return await self._resource(request, route, asking, query)
@@ -152,9 +177,12 @@ class Api:
             raise NotFound(f"there is no realm at {request.scope['path']}; this one is /realms/{REALM}")
         body = await _body(request)
         status, document = await self.tokens.handle(
-            request.method, "/".join(parts[2:]), request.headers, body, self.base_url
+            request.method, "/".join(parts[2:]), request.headers, body, self.base_url, _address(request)
         )
-        return Answer(status, orjson.dumps(document), headers=(NO_STORE,))
+        if status in (400, 401, 429) and request.method == "POST":
+            await self.audit.unauthenticated(str(document.get("error", "")))
+        wait = ((b"retry-after", b"60"),) if status == 429 else ()
+        return Answer(status, orjson.dumps(document), headers=(NO_STORE, *wait))
 
     async def _public(self, request: Request, name: str) -> Answer | None:
         if name == "healthz":
@@ -250,6 +278,10 @@ def _refusal(error: HansaError, number: str) -> Answer:
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Answer(error.status, orjson.dumps(problem(error, number)), headers=tuple(headers))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 def _idempotency(request: Request) -> str:

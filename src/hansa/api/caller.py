@@ -1,8 +1,8 @@
 """From an access token to a `Caller`: proof once, standing looked up again once a second.
 
-The signature of a token is verified when it is first seen. Whether its account is still enabled, and whether
-what it was traded for (a credential, a refresh token) still counts, is read from the store at most once a
-second for each token, so that disabling, revoking and deleting take effect within a second.
+The signature of a token is verified when it is first seen. Whether its account is still enabled, whether what
+it was traded for (a credential, a refresh token) still counts, and which roles are bound to it, is read from the
+store at most once a second for each token, so that disabling, revoking and deleting take effect within a second.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from hansa.api.keys import SigningKeys
 from hansa.clock import Clock
 from hansa.dates import parse_rfc3339
 from hansa.errors import NotFound, Unauthenticated
+from hansa.kinds.bindings import PermissionSet, RoleBinding, grants_scope
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
-from hansa.kinds.registry import key_of
-from hansa.kinds.resource import Key
-from hansa.policy.verdict import Caller
+from hansa.kinds.registry import key_of, read
+from hansa.kinds.resource import AnyResource, Key
+from hansa.policy.access import MEMBER, PROJECT_OWNER
+from hansa.policy.verdict import Caller, Grant
 from hansa.store.port import Store
 
 REALM = "evroc-customer"
@@ -118,7 +120,7 @@ async def _user_standing(store: Store, key: Key, claims: Mapping[str, Any], now:
         raise Unauthenticated("the account or the refresh token behind this access token was replaced")
     if (fault := user_fault(user) or refresh_fault(token, now)) is not None:
         raise Unauthenticated(fault)
-    return Caller(user.ref, owns=frozenset(user.spec.organizations))
+    return await caller_of(store, user)
 
 
 async def _service_account_standing(store: Store, key: Key, claims: Mapping[str, Any], now: float) -> Caller:
@@ -128,15 +130,55 @@ async def _service_account_standing(store: Store, key: Key, claims: Mapping[str,
         raise Unauthenticated("the account or the credential behind this access token was replaced")
     if (fault := account_fault(account) or credential_fault(credential, now)) is not None:
         raise Unauthenticated(fault)
-    return await _member(store, account)
+    return await caller_of(store, account)
 
 
-async def _member(store: Store, account: ServiceAccount) -> Caller:
-    """A service account is a member of its project, and an owner of its organisation when listed as one."""
-    project = Project(await store.get(Key(Project.kind, "", account.key.project or "")))
+async def caller_of(store: Store, it: User | ServiceAccount) -> Caller:
+    """What somebody holds, by birth and by bindings, as the store knows it now.
+
+    A service account is at home in its project until a binding names it for the first time (from then on
+    bindings alone count, also when none is left), and owns its organisation when listed as an owner.
+    """
+    bound, grants = await grants_of(store, it.uid)
+    if isinstance(it, User):
+        return Caller(it.ref, owns=frozenset(it.spec.organizations), grants=grants)
+    project = Project(await store.get(Key(Project.kind, "", it.key.project or "")))
     organization = Organization(await store.get(Key(Organization.kind, "", project.spec.organization)))
-    owns = frozenset({organization.name}) if account.uid in organization.status.owners else frozenset()
-    return Caller(account.ref, owns=owns, member_of=frozenset({project.name}))
+    owns = frozenset({organization.name}) if it.uid in organization.status.owners else frozenset()
+    home = frozenset() if bound else frozenset({project.name})
+    return Caller(it.ref, owns=owns, member_of=home, grants=grants)
+
+
+async def principal(store: Store, ref: str) -> User | ServiceAccount:
+    """The person or service account that a reference names. Raises NotFound."""
+    key = key_of(ref)
+    if key is not None and key.kind == User.kind:
+        return User(await store.get(key))
+    if key is not None and key.kind == ServiceAccount.kind:
+        return ServiceAccount(await store.get(key))
+    raise NotFound(f"there is no {ref}")
+
+
+async def grants_of(store: Store, uid: str) -> tuple[bool, tuple[Grant, ...]]:
+    """The grants of role bindings and permission sets to a uid; and whether a binding ever named it."""
+    bound, grants = False, []
+    for held in await store.claims(grants_scope(uid)):
+        if held.owner == uid:
+            bound = True
+            continue
+        stored = await store.find(held.owner)
+        if stored is not None and stored.deleted_at is None:
+            grants += granted(read(stored))
+    return bound, tuple(grants)
+
+
+def granted(it: AnyResource) -> list[Grant]:
+    """What a role binding or a permission set gives to its principal. Pure."""
+    if isinstance(it, RoleBinding):
+        return [Grant(it.key.scope, bound.role, tuple(bound.resources or ())) for bound in it.spec.roles]
+    if isinstance(it, PermissionSet):
+        return [Grant(it.key.scope, PROJECT_OWNER if it.spec.admin else MEMBER)]
+    return []
 
 
 def refresh_key(user: str, name: str) -> Key:

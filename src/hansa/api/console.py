@@ -27,6 +27,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.assertions import SKEW_S
+from hansa.api.audit import write_record
 from hansa.api.caller import issuer_of, standing
 from hansa.api.carry import CUT_OFF, STOPPED, Ending, carry, finish, short
 from hansa.api.keys import SigningKeys
@@ -192,7 +193,10 @@ class Consoles:
         claim = Claim("console-tickets", used, until=float(claims["exp"]) + SKEW_S)
         body = {"revision": await store.revision(), "by": caller.ref, "request": request,
                 "kind": it.kind, "id": it.name, "ref": it.ref}  # fmt: skip
-        writes = (Reserve(self.resources.ids.uid(), (claim,)), Append(STREAM, used, it.uid, body))
+        record = await write_record(
+            self.resources.gate, self.resources.ids, caller, request, "console", type(it), it.key, uid=it.uid
+        )
+        writes = (Reserve(self.resources.ids.uid(), (claim,)), Append(STREAM, used, it.uid, body), record)
         try:
             await store.commit(*writes, by=caller.ref, request=request)
         except Full as error:

@@ -1,12 +1,13 @@
 """The keys with which this cloud signs its access tokens, and what others may know of them.
 
-Ed25519, one file a key in `DIR/keys/`, readable by the owner alone; the newest name signs, the others only
-verify, so that an operator turns a key by putting a second file beside the first. The folder is made once:
-whoever loses it makes every access token worthless, and nothing else.
+Ed25519, one file a key in `DIR/keys/`, readable by the owner alone and sealed; the newest name signs, the others
+only verify, so that an operator turns a key by putting a second file beside the first (a plain JWK is sealed when
+it is first read). Whoever loses the folder makes every access token worthless, and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import os
@@ -20,11 +21,13 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from hansa.errors import Bug
+from hansa.sealing import Sealer
 
 ALGORITHM = "EdDSA"
 MAX_TOKEN_LENGTH = 8192
 MAX_KEYS = 8
 _FIRST = "signing-1.jwk"
+_SEALED = "hansa-sealed:"
 
 
 def _eddsa() -> jws.JWSRegistry:
@@ -61,15 +64,18 @@ class SigningKeys:
         return cls([OKPKey.generate_key("Ed25519")])
 
     @classmethod
-    def in_folder(cls, folder: Path) -> SigningKeys:
-        """The keys of `DIR/keys/`, made there when there is none. Raises Bug for a file that is no key."""
+    def in_folder(cls, folder: Path, sealer: Sealer | None = None) -> SigningKeys:
+        """The keys of `DIR/keys/`, made there when there is none. Raises Bug for a file that is no key.
+
+        Without a `sealer` they stand there as they are: for tests.
+        """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = sorted(folder.glob("*.jwk"))[-MAX_KEYS:]
         if not files:
             made = OKPKey.generate_key("Ed25519").as_dict(private=True)
             files = [folder / _FIRST]
-            write_private(files[0], json.dumps(made))
-        return cls([_read_key(file) for file in files])
+            write_private(files[0], _sealed_text(json.dumps(made), files[0], sealer))
+        return cls([_read_key(file, sealer) for file in files])
 
     def sign(self, claims: Mapping[str, Any]) -> str:
         """A JWT in compact form."""
@@ -93,12 +99,35 @@ class SigningKeys:
         return {"keys": [{**key.as_dict(private=False), **told, "kid": kid} for kid, key in self._keys.items()]}
 
 
-def _read_key(file: Path) -> OKPKey:
+def _read_key(file: Path, sealer: Sealer | None) -> OKPKey:
     file.chmod(0o600)
+    text = file.read_text()
+    if text.startswith(_SEALED):
+        if sealer is None:
+            raise Bug(f"{file} is sealed, and no key opens it")
+        sealed = base64.b64decode(text[len(_SEALED) :])
+        text = sealer.open(sealed, f"file/{file.name}").decode()
+        if not sealer.is_newest(sealed):
+            write_private(file, _sealed_text(text, file, sealer))
+    elif sealer is not None:
+        _import(file, text)
+        write_private(file, _sealed_text(text, file, sealer))
+    return _import(file, text)
+
+
+def _import(file: Path, text: str) -> OKPKey:
     try:
-        return OKPKey.import_key(json.loads(file.read_text()))
+        return OKPKey.import_key(json.loads(text))
     except (ValueError, JoseError) as error:
-        raise Bug(f"{file} is no signing key; move it away and a new one is made", detail=str(error)) from error
+        raise Bug(
+            f"{file} is no signing key; move it away and a new one is made", detail=type(error).__name__
+        ) from error
+
+
+def _sealed_text(text: str, file: Path, sealer: Sealer | None) -> str:
+    if sealer is None:
+        return text
+    return _SEALED + base64.b64encode(sealer.seal(text.encode(), f"file/{file.name}")).decode() + "\n"
 
 
 def write_private(file: Path, text: str) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
+from hansa.api.audit import write_record
+from hansa.api.grants import check_grants, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
@@ -24,7 +26,7 @@ from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
-from hansa.policy.verdict import Act, Caller, Rules
+from hansa.policy.verdict import Act, Caller, Rules, Subject
 from hansa.sealing import Sealer
 from hansa.store.port import (
     Admission,
@@ -54,6 +56,8 @@ class Asking:
     dry_run: bool = False
     strict: bool = False
     idempotency: str = ""
+    address: str = ""  # of the other end of the connection
+    again: Callable[[], Awaitable[Caller]] | None = None  # who asks, as they now stand: for what goes on for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Resources:
 
     async def get(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
-        return await self.show(kind, await self.stored(key))
+        return await self.show(asking, kind, await self.stored(key))
 
     async def stored(self, key: Key) -> Stored:
         try:
@@ -81,27 +85,27 @@ class Resources:
         self, asking: Asking, kind: type[AnyResource], scope: str, *, selector: str, limit: int | None, after: str
     ) -> Document:
         matches = parse_selector(selector) if selector else None
-        if kind not in (Project, Organization):
-            await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
+        whole = kind not in (Project, Organization) and await self.gate.allow_list(asking.caller, kind, scope)
         if limit is not None:
             check_limit(limit)
         if after and not is_digits(after):
             raise Invalid.field("continue", "must be one that a list gave out")
         page = await self.store.list(Query(kind.kind, scope, limit=limit, after=after))
         rows = [s for s in page.items if matches is None or matches({**s.labels, **s.system_labels})]
-        if kind in (Project, Organization):
-            rows = [s for s in rows if self._visible(asking.caller, kind, s)]
-        items = [await self.show(kind, s) for s in rows]
+        if not whole:
+            rows = [s for s in rows if await self._visible(asking.caller, kind, s)]
+        items = [await self.show(asking, kind, s) for s in rows]
         return {"items": items} | ({"continue": page.next} if limit is not None and page.next else {})
 
-    def _visible(self, caller: Caller, kind: type[AnyResource], stored: Stored) -> bool:
-        if kind is Organization:
-            return stored.key.name in caller.owns
-        return stored.key.name in caller.member_of or stored.spec.get("organization") in caller.owns
+    async def _visible(self, caller: Caller, kind: type[AnyResource], stored: Stored) -> bool:
+        if kind is Project:  # its organisation is in hand: no look-up for each project of the cloud
+            name, organization = stored.key.name, str(stored.spec.get("organization", ""))
+            return decide(caller, Act.READ, Subject(kind.kind, name, name, organization), Rules()).allowed
+        return await self.gate.may(caller, Act.READ, kind, stored.key)
 
-    async def show(self, kind: type[AnyResource], stored: Stored) -> Document:
-        """As this caller sees it: whoever may read a project's objects here may update them too."""
-        if not kind.secrets:
+    async def show(self, asking: Asking, kind: type[AnyResource], stored: Stored) -> Document:
+        """As this caller sees it: secret fields in clear for whoever may update the object, `***` for others."""
+        if not kind.secrets or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
 
@@ -127,6 +131,7 @@ class Resources:
         if asking.idempotency and (first := await self._earlier(asking, kind, body)) is not None:
             return first
         it = kind(fresh)
+        await check_grants(self.gate, asking.caller, it)
         admission = self.admissions.get(kind.kind, NOTHING)
         birth = await admission.born(it) if admission.born else Birth()
         create = Create(
@@ -140,14 +145,20 @@ class Resources:
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
             for p, v in want.secrets.items()
         ]
-        writes: builtins.list[Write] = [*self._once(asking, uid, body, now), create, *sealed, *birth.also]
+        organization = str(want.spec.get("organization", "")) if kind is Project else ""
+        writes: builtins.list[Write] = [
+            *self._once(asking, uid, body, now), create, *sealed, *birth.also,
+            *(await first_owner(self.store, self.ids, asking.caller, it, now) if kind is Project else ()),
+            await write_record(self.gate, self.ids, asking.caller, asking.request, "create", kind, key, uid=uid,
+                               organization=organization),
+        ]  # fmt: skip
         try:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         except Full as full:
             if full.scope.startswith("idempotency/") and (first := await self._earlier(asking, kind, body)) is not None:
                 return first
             raise _as_conflict(full) from full
-        shown = await self.show(kind, await self.store.get(key))
+        shown = await self.show(asking, kind, await self.store.get(key))
         return {**shown, "status": {**shown["status"], **birth.shown}} if birth.shown else shown
 
     async def _refuse_existing(self, key: Key) -> None:
@@ -180,11 +191,14 @@ class Resources:
         if held[0].claim.note != _body_digest(body):
             raise Conflict("this Idempotency-Key was used with another body within the last day")
         stored = await self.store.find(held[0].owner)
-        return await self.show(kind, stored) if stored is not None and stored.key.kind == kind.kind else None
+        return await self.show(asking, kind, stored) if stored is not None and stored.key.kind == kind.kind else None
 
     # -- changing ---------------------------------------------------------------------------
 
-    async def patch(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
+    async def patch(
+        self, asking: Asking, kind: type[AnyResource], key: Key, body: Document, *, verb: str = "update"
+    ) -> Document:
+        """`verb`: what the audit is to call it."""
         metadata = envelope(kind, key.scope, body)
         if metadata.get("id") not in (None, key.name):
             raise Invalid.field("metadata.id", f'must be "{key.name}" as in the path, given {metadata["id"]!r}')
@@ -195,14 +209,14 @@ class Resources:
             if since is not None and since < stored.user_revision:
                 raise Conflict(f"{key} was changed by a user since resourceVersion {since}: read it again")
             try:
-                return await self._patched(asking, kind, stored, metadata, body)
+                return await self._patched(asking, kind, stored, metadata, body, verb)
             except Conflict as conflict:
                 if since is not None or type(conflict) is not Conflict or stored.deleted_at is not None:
                     raise
         raise Conflict(f"{key} is being changed by others all the time: try again")
 
     async def _patched(
-        self, asking: Asking, kind: type[AnyResource], stored: Stored, metadata: Document, body: Document
+        self, asking: Asking, kind: type[AnyResource], stored: Stored, metadata: Document, body: Document, verb: str
     ) -> Document:
         labels = check_labels(metadata["userLabels"]) if "userLabels" in metadata else stored.labels
         spec, typed = self._merged(kind, stored, body.get("spec"), strict=asking.strict)
@@ -211,13 +225,15 @@ class Resources:
         if stored.deleted_at is not None:
             raise Conflict(f"{stored.key} is being deleted")
         fresh = replace(stored, spec=spec, labels=labels, generation=stored.generation + (spec != stored.spec))
+        if spec != stored.spec:
+            await check_grants(self.gate, asking.caller, kind(fresh), kind(stored))
         also: tuple[Write, ...] = ()
         to = relinked(kind, stored.key, kind(stored).spec, typed) if spec != stored.spec else ()
         admission = self.admissions.get(kind.kind, NOTHING)
         if spec != stored.spec and admission.amend is not None:
             also = await admission.amend(kind(stored), kind(fresh))
         if asking.dry_run:
-            return {"dryRun": True, "object": await self.show(kind, fresh), "placement": None}
+            return {"dryRun": True, "object": await self.show(asking, kind, fresh), "placement": None}
         update = Update(
             stored.key,
             stored.user_revision,
@@ -225,14 +241,17 @@ class Resources:
             labels=labels if labels != stored.labels else None,
             links=to,
         )
+        record = await write_record(
+            self.gate, self.ids, asking.caller, asking.request, verb, kind, stored.key, uid=stored.uid
+        )
         try:
-            await self.store.commit(update, *also, by=asking.caller.ref, request=asking.request)
+            await self.store.commit(update, *also, record, by=asking.caller.ref, request=asking.request)
         except Full as full:
             raise _as_conflict(full) from full
-        return await self.show(kind, await self.store.get(stored.key))
+        return await self.show(asking, kind, await self.store.get(stored.key))
 
     async def _answer(self, asking: Asking, kind: type[AnyResource], stored: Stored) -> Document:
-        shown = await self.show(kind, stored)
+        shown = await self.show(asking, kind, stored)
         return {"dryRun": True, "object": shown, "placement": None} if asking.dry_run else shown
 
     def _merged(self, kind: type[AnyResource], stored: Stored, patch: Any, *, strict: bool) -> tuple[Document, Any]:
@@ -262,10 +281,10 @@ class Resources:
             await admission.guard(kind(stored))
         if asking.dry_run:
             return
-        await self.store.commit(Delete(key, uid=stored.uid), by=asking.caller.ref, request=asking.request)
-
-    def may(self, caller: Caller, subject: Any) -> bool:
-        return decide(caller, Act.READ, subject, Rules()).allowed
+        record = await write_record(
+            self.gate, self.ids, asking.caller, asking.request, "delete", kind, key, uid=stored.uid
+        )
+        await self.store.commit(Delete(key, uid=stored.uid), record, by=asking.caller.ref, request=asking.request)
 
 
 def _parents(key: Key) -> tuple[Key, ...]:

@@ -1,8 +1,8 @@
 """The token service: refresh tokens and signed assertions in, short-lived access tokens out.
 
 Keycloak's paths, as the published clients know them (contract, section 2). Nothing secret is kept: a refresh
-token is stored as its digest, a service account's key as its public half. A login in the browser follows in a
-later issue; its grant is refused with a hint meanwhile.
+token is stored as its digest, a service account's key as its public half, a password as its sealed hash
+(`api.passwords`). A login in the browser follows in a later issue; its grant is refused with a hint meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from hansa.api.assertions import SKEW_S, Assertion, claimed, verify
+from hansa.api.audit import done
 from hansa.api.caller import (
     AUDIENCE,
     PROOF_LENGTH,
@@ -31,12 +32,15 @@ from hansa.api.caller import (
     user_fault,
 )
 from hansa.api.keys import ALGORITHM, SigningKeys
+from hansa.api.passwords import LENGTH_MAX as PASSWORD_LENGTH_MAX
+from hansa.api.passwords import Passwords
 from hansa.clock import Clock, Ids
 from hansa.config import Settings
 from hansa.dates import parse_rfc3339
-from hansa.errors import Conflict, Full, HansaError, NotFound, Retry, Unauthenticated
+from hansa.errors import Conflict, Exhausted, Full, HansaError, NotFound, Retry, Unauthenticated
 from hansa.kinds.iam import RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.resource import AnyResource, Key
+from hansa.policy.verdict import Caller
 from hansa.store.port import Claim, Create, Forget, Query, Reserve, Store, Update, Write
 
 PUBLIC_CLIENTS = frozenset({"evroc-cli", "csi-driver", "hansa-cli"})
@@ -47,6 +51,7 @@ ASSERTED_ACCESS_S = 300  # for a service account whose credential names no other
 REFRESH_S = 30 * 86_400.0
 GRACE_S = 600.0  # for how long a rotated refresh token still counts
 MAX_REFRESH_TOKENS = 200  # of one user; beyond it those replaced longest ago go
+NAME_LENGTH_MAX = 254  # of a user
 _MAX_FIELDS = 32
 _ATTEMPTS = 5
 
@@ -90,21 +95,26 @@ class TokenService:
     """`issuer` is `issuer_of(this cloud's own base URL)`: fixed, never taken from a request."""
 
     def __init__(
-        self, store: Store, clock: Clock, ids: Ids, keys: SigningKeys, settings: Settings, *, issuer: str
-    ) -> None:
+        self, store: Store, clock: Clock, ids: Ids, keys: SigningKeys, settings: Settings, *, issuer: str,
+        passwords: Passwords | None = None,
+    ) -> None:  # fmt: skip
+        """`passwords` None: nobody logs in by one."""
         self._store = store
         self._clock = clock
         self._ids = ids
         self._keys = keys
         self._settings = settings
         self._issuer = issuer
+        self._passwords = passwords
         self._audiences = accepted_audiences(issuer, settings.audiences)
 
-    async def handle(self, method: str, tail: str, headers: Mapping[str, str], body: bytes, base_url: str) -> Answer:
+    async def handle(
+        self, method: str, tail: str, headers: Mapping[str, str], body: bytes, base_url: str, address: str = ""
+    ) -> Answer:
         """One request to `/realms/evroc-customer/<tail>`. Header names are lower case.
 
         `base_url` only tells a client where the documents are; no decision rests on it, since it may come
-        from the request. Raises Retry when the store does not answer, nothing else.
+        from the request. `address`: of who asks, for the limit on wrong passwords. Raises Retry when the store does not answer, nothing else.
         """
         routes = {
             "protocol/openid-connect/token": "POST",
@@ -117,7 +127,7 @@ class TokenService:
         if method != wanted and not (method == "HEAD" and wanted == "GET"):
             return 405, _error("invalid_request", f"use {wanted}")
         if wanted == "POST":
-            return await self._token(headers, body)
+            return await self._token(headers, body, address)
         return 200, self._keys.jwks() if tail.strip("/").endswith("certs") else self._discovery(base_url)
 
     def _discovery(self, base_url: str) -> dict[str, Any]:
@@ -127,7 +137,11 @@ class TokenService:
             "token_endpoint": f"{seen}/token",
             "authorization_endpoint": f"{seen}/auth",
             "jwks_uri": f"{seen}/certs",
-            "grant_types_supported": ["refresh_token", "client_credentials"],
+            "grant_types_supported": [
+                "refresh_token",
+                "client_credentials",
+                *(["password"] if self._passwords is not None else []),
+            ],
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [ALGORITHM],
@@ -137,16 +151,18 @@ class TokenService:
             "code_challenge_methods_supported": ["S256"],
         }
 
-    async def _token(self, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def _token(self, headers: Mapping[str, str], body: bytes, address: str) -> Answer:
         try:
             form = _form(headers, body)
-            return 200, await self._traded(form, _client(headers, form))
+            return 200, await self._traded(form, _client(headers, form), address)
         except Declined as declined:
             return declined.status, _error(declined.code, declined.message)
         except Unauthenticated as error:
             return 401, _error("invalid_client", error.message)
+        except Exhausted as error:
+            return error.status, _error("slow_down", error.message)
 
-    async def _traded(self, form: Mapping[str, str], client: str) -> dict[str, Any]:
+    async def _traded(self, form: Mapping[str, str], client: str, address: str) -> dict[str, Any]:
         match form.get("grant_type", ""):
             case "refresh_token":
                 return await self._by_refresh(form, client)
@@ -154,6 +170,8 @@ class TokenService:
                 return await self._by_assertion(form, client)
             case "":
                 raise Declined("invalid_request", "grant_type is missing")
+            case "password" if self._passwords is not None:
+                return await self._by_password(self._passwords, form, client, address)
             case "password":
                 hint = "passwords are not taken here: use the refresh token or the service account of hansa.env"
                 raise Declined("unsupported_grant_type", hint)
@@ -218,10 +236,7 @@ class TokenService:
     # -- users --------------------------------------------------------------------------------------
 
     async def _by_refresh(self, form: Mapping[str, str], client: str) -> dict[str, Any]:
-        if not client:
-            raise _no_client(f"client_id is missing: one of {', '.join(sorted(PUBLIC_CLIENTS))}")
-        if client not in PUBLIC_CLIENTS:
-            raise _no_client(f'unknown client "{client[:128]}": one of {", ".join(sorted(PUBLIC_CLIENTS))}')
+        _check_public(client)
         text = form.get("refresh_token", "")
         if not text:
             raise Declined("invalid_request", "refresh_token is missing")
@@ -231,6 +246,32 @@ class TokenService:
             except (Conflict, NotFound):  # somebody traded the same token at this moment: look again
                 continue
         raise Retry("this refresh token is being traded by many at once")
+
+    async def _by_password(
+        self, passwords: Passwords, form: Mapping[str, str], client: str, address: str
+    ) -> dict[str, Any]:
+        """The direct grant of section 2.2. One answer for all that is wrong; the login begins a family of tokens."""
+        _check_public(client)
+        name, password = form.get("username", ""), form.get("password", "")
+        if not name or not password or len(name) > NAME_LENGTH_MAX or len(password) > PASSWORD_LENGTH_MAX:
+            raise Declined("invalid_request", "username and password are needed, of a bearable length")
+        found = await passwords.login(name, password, address)
+        if found is None:
+            raise _no_grant("user name or password is wrong")
+        user, now = found.user, self._clock.now()
+        fresh = new_refresh_token(user.key, self._ids, now, client=client)
+        home = user.spec.organization or (*user.spec.organizations, "")[0]
+        record = done(
+            self._ids.uid(), Caller(user.ref), "", "login", user.kind, user.ref, organization=home, uid=user.uid
+        )
+        spent = (Forget(key, None) for key in await self._spent(user, now))
+        try:
+            await self._store.commit(fresh.create, record, *found.also, *spent, by=user.ref)
+        except (Conflict, NotFound) as error:  # the account went meanwhile, or another login swept the same tokens
+            raise Retry("this account is changing at this moment", after_s=1.0) from error
+        token = RefreshToken(await self._store.get(fresh.create.key))
+        basis = _Basis(token.name, token.spec.digest[:PROOF_LENGTH], self._settings.access_token_s)
+        return {**self._access(user, client, basis, now), "refresh_token": fresh.text}
 
     async def _refreshed(self, text: str, client: str) -> dict[str, Any]:
         now = self._clock.now()
@@ -375,6 +416,15 @@ def accepted_audiences(issuer: str, more: str) -> frozenset[str]:
         port = f":{place.port}" if place.port is not None else ""
         found |= {f"{place.scheme}://{host}{port}{place.path}{path}" for host in ("127.0.0.1", "localhost")}
     return frozenset(found)
+
+
+def _check_public(client: str) -> None:
+    """Raises Declined unless it is a public client that we know."""
+    known = ", ".join(sorted(PUBLIC_CLIENTS))
+    if not client:
+        raise _no_client(f"client_id is missing: one of {known}")
+    if client not in PUBLIC_CLIENTS:
+        raise _no_client(f'unknown client "{client[:128]}": one of {known}')
 
 
 def _keys_of(credential: ServiceAccountCredential | None) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,10 @@ VERBS = {
     "logs": ("hansa.cli.verbs:logs_command", "The console log of a machine, over all its starts."),
     "events": ("hansa.cli.verbs:events_command", "What happened, in a project or to one object."),
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
+    "login": ("hansa.cli.login:login_command", "Log in to a cloud by name and password; log out."),
+    "iam": ("hansa.cli.iam:iam_command", "Who may do what: roles, bindings, people, oneself."),
+    "audit": ("hansa.cli.audit:audit_command", "Who did what, and who was refused."),
+    "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
 }
@@ -45,7 +49,7 @@ Exit status:
 
 EPILOG = f"""\b
 Which cloud: --data DIR of a verb, else HANSA_* or EVROC_* in the environment
-(`source DIR/hansa.env`), else the folder hansa-data of this directory.
+(`source DIR/hansa.env`), else the folder hansa-data of this directory, else `hansa login`.
 
 {EXIT_CODES}
 \b

@@ -18,6 +18,7 @@ from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Bug, Invalid
+from hansa.kinds.bindings import RoleBinding
 from hansa.kinds.iam import ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Document
 from hansa.store.port import Birth, Delete, SetStatus, Write
@@ -97,7 +98,7 @@ def _credential(it: AnyResource) -> ServiceAccountCredential:
 
 
 class ServiceAccounts:
-    """An account takes its credentials with it."""
+    """An account takes its credentials and the role bindings that name it with it."""
 
     kind = ServiceAccount
 
@@ -110,10 +111,13 @@ class ServiceAccounts:
 
     async def _remove(self, it: AnyResource, world: World, now: float) -> Outcome:
         scope = f"{it.key.scope}/{ServiceAccount.collection}/{it.name}"
-        left = await world.all(ServiceAccountCredential, scope)
+        left: list[AnyResource] = [
+            *await world.all(ServiceAccountCredential, scope),
+            *await world.pointing(RoleBinding, it.key),
+        ]
         if not left:
             return Outcome(gone=True)
-        message = f"{len(left)} credentials are going first"
+        message = f"{len(left)} credentials and role bindings are going first"
         said = conditions(it, now, False, "WaitingForContents", message)
         also = tuple(Delete(c.key, uid=c.uid) for c in left if not c.deleting)
         return Outcome(it.status.model_copy(update={"conditions": said}), again_in_s=_AGAIN_S, also=also)

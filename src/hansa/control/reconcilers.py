@@ -8,6 +8,7 @@ from typing import Any
 
 from hansa.control.accounts import Credentials, ServiceAccounts, credential_born, service_account_born
 from hansa.control.attachments import Attachments, attachment_born
+from hansa.control.bindings import PermissionSets, RoleBindings, binding_born, permission_set_born
 from hansa.control.copies import disk_born, disk_guard, snapshot_born, snapshot_guard
 from hansa.control.disks import Disks, disk_amended
 from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
@@ -50,6 +51,7 @@ def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
     table: tuple[Any, ...] = (
         Disks(), Snapshots(), Machines(unseal), Attachments(), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(),
         SecurityGroups(), PublicIPs(), Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
+        RoleBindings(), PermissionSets(),
     )  # fmt: skip
     return {r.kind.kind: r for r in table}
 
@@ -70,6 +72,8 @@ def admissions(world: World) -> dict[str, Admission]:
         "Snapshot": Admission(born=bound(snapshot_born), guard=bound(snapshot_guard)),
         "HotswapDiskAttachment": Admission(born=bound(attachment_born)),
         "PublicIP": Admission(born=bound(_waiting)),
+        "RoleBinding": Admission(born=bound(binding_born)),
+        "PermissionSet": Admission(born=bound(permission_set_born)),
         "SovereigntyPolicy": Admission(born=bound(_at_once)),
         "VirtualMachine": Admission(
             born=bound(machine_born), amend=bound(machine_amended), preview=bound(machine_preview)

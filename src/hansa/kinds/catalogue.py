@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from hansa.kinds import compute, fleet, iam, networking, sovereignty
+from hansa.kinds import bindings, compute, fleet, iam, networking, sovereignty
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.iam import PROJECT
 from hansa.kinds.registry import unbuilt
 
-MODULES = (compute, fleet, iam, networking, sovereignty)
+MODULES = (bindings, compute, fleet, iam, networking, sovereignty)
 
 unbuilt("compute", "v1beta2", REGIONAL, "customDiskImages", reason="custom images need object storage, which is not built yet")  # fmt: skip
 unbuilt("loadbalancer", "v1alpha1", REGIONAL, "loadBalancers", "backendPools", "backendServices", "l4Routes", reason="load balancers are not built yet")  # fmt: skip
 unbuilt("storage", "v1", REGIONAL, "buckets", "bucketServiceAccounts", "bucketServiceAccountSecrets", "fileStores", reason="object and file storage are not built yet")  # fmt: skip
-unbuilt("iam", "v1beta1", PROJECT, "permissionSets", "roleBindings", reason="roles are not built yet: a project's owner and members are all there is")  # fmt: skip
-unbuilt("iam", "v1beta1", "organizations/{organization}", "roleBindings", reason="roles are not built yet")
-unbuilt("iam", "v1beta1", "", "roles", "testPermissions", "checkAccess", reason="roles are not built yet")
-unbuilt("iam", "v1beta1", "me", "roleBindings", reason="roles are not built yet")
 unbuilt("quotas", "v1alpha2", REGIONAL, "projectQuotas", reason="quotas are not built yet")
 unbuilt("quotas", "v1alpha2", "organizations/{organization}/regions/{region}", "orgQuotas", reason="quotas are not built yet")  # fmt: skip
 unbuilt("think", "v1beta2", REGIONAL, "instances", reason="model serving is not built yet")

@@ -114,6 +114,8 @@ class UserSpec(Spec):
     name: str
     organizations: list[str] = []  # that this person owns
     enabled: bool = True
+    email: str = ""  # what a person with a password logs in by
+    organization: str = ""  # whose people this person is one of: its owners look after the account
 
 
 class User(
@@ -138,3 +140,13 @@ class RefreshToken(
     service="iam", version="v1beta1", collection="refreshTokens", scope="users/{user}", verbs="", public=False,
 ):  # fmt: skip
     """What a refresh token is checked against; the token itself is never stored."""
+
+
+def email_scope(email: str) -> str:
+    """The scope of the one claim that says whose an address is; upper and lower case are one."""
+    return f"users/email/{email.strip().casefold()}"
+
+
+def people_scope(organization: str) -> str:
+    """The scope of claims under which an organisation's people are found, each by uid."""
+    return f"users/of/{organization}"

@@ -215,6 +215,11 @@ class Resource(Generic[S, T]):
         return document
 
     @classmethod
+    def id_of(cls, spec: Document) -> str | None:
+        """The id that a spec prescribes (empty: a spec with no good form); None when its user chooses one. Pure."""
+        return None
+
+    @classmethod
     def stopped(cls, stored: Stored) -> bool:
         """May fields marked `stopped` change now? Pure."""
         return True

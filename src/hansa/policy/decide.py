@@ -1,17 +1,15 @@
 """One function for all gates: may this caller do this with that, under these rules?
 
-Pure. It knows the owner of an organisation, the members of a project, the catalogues that everybody may
-read, and the territories of sovereignty policies; later issues add layers, not gates.
+Pure. It knows the roles (`policy.access`), the catalogues that everybody may read, and the territories of
+sovereignty policies; later issues add layers, not gates.
 """
 
 from __future__ import annotations
 
-from hansa.policy.verdict import PROGRAM, Act, Caller, Rules, Subject, Verdict
+from hansa.policy.access import CATALOGUES, on, permission, reaches
+from hansa.policy.verdict import PROGRAM, Act, Caller, Grant, Rules, Subject, Verdict
 
-CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Host"})
-# Members read these, owners write them. Service accounts too: one of a project may own its organisation, and
-# whoever could make a key for it would own it as well.
-OWNERS_ONLY = frozenset({"Project", "SovereigntyPolicy", "ServiceAccount", "ServiceAccountCredential"})
+_WORDS = {Act.CONSOLE: "open the console of", Act.SSH: "log in to or read the log of"}
 
 
 def decide(caller: Caller, act: Act, subject: Subject, rules: Rules) -> Verdict:
@@ -22,18 +20,30 @@ def decide(caller: Caller, act: Act, subject: Subject, rules: Rules) -> Verdict:
     return _by_territory(subject, rules) if subject.territory and act in (Act.CREATE, Act.PLACE) else by_role
 
 
+def decide_some(caller: Caller, subject: Subject) -> bool:
+    """May this caller read at least some objects of a collection, each of which is then asked for?"""
+    needed = permission(subject.kind, Act.READ)
+    return any(reaches(grant, subject, needed, partly=True) for grant in on(caller, subject))
+
+
 def _by_role(caller: Caller, act: Act, subject: Subject) -> Verdict:
     if subject.kind in CATALOGUES:
         return _catalogue(act, subject)
-    if subject.organization and subject.organization in caller.owns:
-        return Verdict(True, "organizationOwner")
-    if subject.project and subject.project in caller.member_of:
-        for_owners = act is Act.CONSOLE or subject.kind in OWNERS_ONLY
-        if act is Act.READ or not for_owners:
-            return Verdict(True, "projectMember")
-        what = "open the console of" if act is Act.CONSOLE else act.value
-        why = f"only an owner of the organisation may {what} a {subject.kind}; {caller.ref} is a member"
-        return Verdict(False, "projectMember", (why,))
+    grants, needed = on(caller, subject), permission(subject.kind, act)
+    for grant in grants:
+        if reaches(grant, subject, needed):
+            return Verdict(True, grant.role)
+    return _refused(caller, act, subject, needed, grants) if grants else _unseen(caller, subject)
+
+
+def _refused(caller: Caller, act: Act, subject: Subject, needed: str, grants: list[Grant]) -> Verdict:
+    roles = sorted({grant.role for grant in grants})
+    what = f"{_WORDS.get(act, act.value)} {subject.kind} {subject.name}".strip()
+    why = f"to {what} takes the permission {needed or 'that nobody holds'}; {caller.ref} is {', '.join(roles)} here"
+    return Verdict(False, roles[0], (why,), details={"permission": needed})
+
+
+def _unseen(caller: Caller, subject: Subject) -> Verdict:
     what = f"project {subject.project}" if subject.project else f"{subject.kind} {subject.name}".strip()
     return Verdict(False, "stranger", (f"{caller.ref} has no role on {what}",), visible=False)
 

@@ -20,15 +20,29 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """One role on one scope, `projects/<id>` or `organizations/<id>`.
+
+    `resources`: patterns of references in which `*` stands for one segment; none: everything in the scope.
+    """
+
+    scope: str
+    role: str
+    resources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Somebody who proved who they are. `ref` is `/iam/users/…` or `/iam/projects/…/serviceAccounts/…`.
 
-    `owns`: ids of organisations. `member_of`: ids of projects.
+    `owns`: ids of organisations that are theirs by birth (`organizationOwner`). `member_of`: ids of projects
+    in which they are at home (`projectContributor`). `grants`: what role bindings give besides.
     """
 
     ref: str
     owns: frozenset[str] = frozenset()
     member_of: frozenset[str] = frozenset()
+    grants: tuple[Grant, ...] = ()
 
 
 PROGRAM = Caller("/hansa")  # the cloud itself: asks only at placement, holds no role
@@ -38,7 +52,8 @@ PROGRAM = Caller("/hansa")  # the cloud itself: asks only at placement, holds no
 class Subject:
     """What is acted upon. Empty strings: does not apply.
 
-    `organization` is the owner of `project`. `territory` is the country code of the place.
+    `organization` is the owner of `project`. `territory` is the country code of the place. `ref` is the
+    reference of the object, with an empty last segment for a collection.
     """
 
     kind: str
@@ -46,6 +61,7 @@ class Subject:
     project: str = ""
     organization: str = ""
     territory: str = ""
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,23 @@ import os
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from hansa.errors import Unauthenticated
 from hansa.sdk.errors import Unclear
+from hansa.sdk.login import keep, kept, login_file
 from hansa.sdk.transport import Transport
 
 LEFT_S_MIN = 30  # a token with less to live is renewed
 CLIENT_ID = "evroc-cli"  # the public client that every token service of the contract knows
 DEFAULT_FOLDER = "hansa-data"
 
-_HOW = "start a cloud with `hansa up --data DIR`, then `source DIR/hansa.env` (or give --data DIR)"
+_HOW = (
+    "start a cloud with `hansa up --data DIR`, then `source DIR/hansa.env` (or give --data DIR), or `hansa login URL`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ class Connection:
     region: str = ""
     organization: str = ""
     ca_file: str = ""  # the authority to trust for https; empty: the system's
+    login: Path | None = None  # the file of a login by password: its refresh token changes with each use
 
     @classmethod
     def from_environment(cls, data: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Connection:
         """From `data`/hansa.env if given, else from the variables, else from the folder of HANSA_DATA or
-        `hansa-data` here. Raises Unclear, saying how to get one."""
+        `hansa-data` here, else from what `hansa login` kept. Raises Unclear, saying how to get one."""
         given = os.environ if environ is None else environ
         if data is not None:
             return cls.from_variables(read_env_file(Path(data) / "hansa.env"))
@@ -57,6 +61,8 @@ class Connection:
         folder = Path(given.get("HANSA_DATA") or DEFAULT_FOLDER)
         if (folder / "hansa.env").is_file():
             return cls.from_variables({**read_env_file(folder / "hansa.env"), **_places(given)})
+        if environ is None and (values := kept(login_file())):
+            return replace(cls.from_variables({**values, **_places(given)}), login=login_file())
         raise Unclear(f"it is not known which cloud is meant: {_HOW}")
 
     @classmethod
@@ -138,6 +144,7 @@ class Tokens:
         return bool(self._token) and self._until - time.time() >= LEFT_S_MIN
 
     def _trade(self) -> tuple[str, float]:
+        self._reread()
         form = self._form()
         path = urlsplit(self._connection.token_url).path
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -145,8 +152,23 @@ class Tokens:
         body = answer.document()
         if answer.status != 200 or not isinstance(body, dict) or not body.get("access_token"):
             said = body.get("error_description") or body.get("error") if isinstance(body, dict) else answer.status
-            raise Unauthenticated(f"{self._connection.url} gives no token ({said}): source hansa.env again")
+            again = "log in again (`hansa login`)" if self._connection.login is not None else "source hansa.env again"
+            raise Unauthenticated(f"{self._connection.url} gives no token ({said}): {again}")
+        self._replaced(str(body.get("refresh_token") or ""))
         return str(body["access_token"]), time.time() + float(body.get("expires_in", 0))
+
+    def _reread(self) -> None:
+        """Another program may have used the login meanwhile; the token that it replaced soon counts no more."""
+        if self._connection.login is not None and (token := kept(self._connection.login).get("HANSA_REFRESH_TOKEN")):
+            self._connection = replace(self._connection, refresh_token=token)
+
+    def _replaced(self, token: str) -> None:
+        login = self._connection.login
+        if login is None or not token or token == self._connection.refresh_token:
+            return
+        self._connection = replace(self._connection, refresh_token=token)
+        if values := kept(login):  # gone: somebody logged out meanwhile
+            keep(login, {**values, "HANSA_REFRESH_TOKEN": token})
 
     def _form(self) -> dict[str, str]:
         it = self._connection
@@ -210,7 +232,7 @@ def _cache_folder() -> Path:
 
 
 def _cache_file(it: Connection, folder: Path) -> Path:
-    secret = it.refresh_token or it.service_account_secret or it.token
+    secret = str(it.login or "") or it.refresh_token or it.service_account_secret or it.token
     digest = hashlib.sha256("\0".join((it.token_url, it.service_account, secret)).encode()).hexdigest()
     return folder / f"{digest[:40]}.json"
 

@@ -60,13 +60,16 @@ class Transport:
         self._connection: HTTPConnection | None = None
         self._answered = False  # this server has answered us before
 
-    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+    def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, *,
+        tries_more: int = TRIES_MORE,
+    ) -> Answer:  # fmt: skip
         """One request, tried again where that is safe and may help. Raises Unreachable.
 
         A server that never answered and refuses the connection is not tried again: nothing runs there.
         """
         pause_s = FIRST_PAUSE_S
-        for left in range(TRIES_MORE, -1, -1):
+        for left in range(tries_more, -1, -1):
             try:
                 answer = self._once(method, path, headers, body)
             except (OSError, HTTPException) as error:

@@ -152,11 +152,15 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class SetSecret:
-    """A sealed value that belongs to an object (by uid) under a name. Goes with `Forget`."""
+    """A sealed value that belongs to an object (by uid) under a name. Goes with `Forget`.
+
+    With `old` given, only in the place of that very value; nothing happens when another one stands there.
+    """
 
     uid: str
     name: str
     sealed: bytes
+    old: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +312,17 @@ class Store(Protocol):
         """Newest first."""
         ...
 
+    async def span(
+        self, stream: str, *, about: str = "", since: float = 0.0, before: float, below: str = "", limit: int = 500
+    ) -> builtins.list[Entry]:
+        """Newest first, from `since` on, before `before` (or at it, with an id less than `below`)."""
+        ...
+
     async def secret(self, uid: str, name: str) -> bytes | None: ...
+
+    async def secrets(self, *, after: tuple[str, str] = ("", ""), limit: int = 500) -> builtins.list[SetSecret]:
+        """Every sealed value, by uid and name."""
+        ...
 
     async def due(self, key: Key) -> Due | None: ...
 

@@ -47,6 +47,8 @@ class SqliteDriver:
 
     def __init__(self, path: Path | str, *, inline: bool = False) -> None:
         self._inline = inline
+        if str(path) != ":memory:":
+            Path(path).touch(mode=0o600)  # its journal gets the same mode
         self._writer = _connect(path)
         self._writer.execute("pragma journal_mode=wal")
         self._writer.execute("pragma synchronous=full")

@@ -144,8 +144,16 @@ on conflict (stream, id) do nothing"""
 RECORDS = """
 select stream, id, about, at, body from records
  where stream = :stream and (:about = '' or about = :about) order by at desc, id limit :limit"""
+RECORDS_SPAN = """
+select stream, id, about, at, body from records
+ where stream = :stream and (:about = '' or about = :about) and at >= :since and at <= :before
+   and (at < :before or id < :below) order by at desc, id desc limit :limit"""
 SET_SECRET = """
 insert into secrets (uid, name, sealed) values (:uid, :name, :sealed)
 on conflict (uid, name) do update set sealed = :sealed"""
 SECRET = "select sealed from secrets where uid = :uid and name = :name"  # noqa: S105 - a statement, not a password
+RESEAL = """
+update secrets set sealed = :sealed where uid = :uid and name = :name and sealed = :old"""
+SECRETS = """
+select uid, name, sealed from secrets where uid > :uid or (uid = :uid and name > :name) order by uid, name limit :limit"""
 FORGET_SECRETS = "delete from secrets where uid = :uid"

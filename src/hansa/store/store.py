@@ -141,6 +141,18 @@ class SqlStore:
         rows = await self._driver.read(sql.RECORDS, stream=stream, about=about or "", limit=limit)
         return [Entry(r[0], r[1], r[2], r[3], orjson.loads(r[4])) for r in rows]
 
+    async def span(
+        self, stream: str, *, about: str = "", since: float = 0.0, before: float, below: str = "", limit: int = 500
+    ) -> builtins.list[Entry]:
+        rows = await self._driver.read(
+            sql.RECORDS_SPAN, stream=stream, about=about, since=since, before=before, below=below, limit=limit
+        )
+        return [Entry(r[0], r[1], r[2], r[3], orjson.loads(r[4])) for r in rows]
+
+    async def secrets(self, *, after: tuple[str, str] = ("", ""), limit: int = 500) -> builtins.list[SetSecret]:
+        rows = await self._driver.read(sql.SECRETS, uid=after[0], name=after[1], limit=limit)
+        return [SetSecret(r[0], r[1], bytes(r[2])) for r in rows]
+
     async def secret(self, uid: str, name: str) -> bytes | None:
         rows = await self._driver.read(sql.SECRET, uid=uid, name=name)
         return bytes(rows[0][0]) if rows else None
@@ -249,7 +261,11 @@ class _Pen:
                     body=_json(write.body),
                 )
             case SetSecret():
-                await self._tx.all(sql.SET_SECRET, uid=write.uid, name=write.name, sealed=write.sealed)
+                place = {"uid": write.uid, "name": write.name, "sealed": write.sealed}
+                if write.old is None:
+                    await self._tx.all(sql.SET_SECRET, **place)
+                else:
+                    await self._tx.all(sql.RESEAL, old=write.old, **place)
             case Wake():
                 await self._tx.all(sql.WAKE, at=self._now + write.in_s, **_key(write.key))
             case Settle():

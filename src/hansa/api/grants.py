@@ -1,0 +1,103 @@
+"""The grant rule: nobody gives what they do not hold.
+
+It is asked wherever somebody would come to hold more: a role binding, a permission set, a key for a service
+account, a password for a person. What the giver holds is read afresh, never remembered from a second ago.
+Taking away is no giving: it takes the permission alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hansa.api.admission import Gate
+from hansa.api.caller import caller_of, granted, principal
+from hansa.clock import Ids
+from hansa.dates import rfc3339
+from hansa.errors import Forbidden, Invalid, NotFound
+from hansa.kinds.bindings import ROLE, PermissionSet, RoleBinding, grants_scope, id_for
+from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
+from hansa.kinds.resource import AnyResource, Condition, Key
+from hansa.policy.access import ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
+from hansa.policy.decide import decide
+from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
+from hansa.store.port import Claim, Create, LinkTo, Reserve, Store, Write
+
+SHOWN = 3  # permissions that a refusal names
+
+
+async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyResource | None = None) -> None:
+    """Raises Forbidden when writing `it` (in the place of `before`) gives what the caller does not hold.
+
+    Raises Invalid for a role that is none, or of another scope.
+    """
+    if isinstance(it, RoleBinding):
+        _check_roles(it)
+    if isinstance(it, (RoleBinding, PermissionSet)):
+        old = granted(before) if before is not None else []
+        await check_holds(gate, caller, [grant for grant in granted(it) if grant not in old])
+    if isinstance(it, ServiceAccountCredential):
+        account = Key(ServiceAccount.kind, f"projects/{it.key.project}", it.key.part("serviceAccounts") or "")
+        try:
+            who = await caller_of(gate.store, ServiceAccount(await gate.store.get(account)))
+        except NotFound:
+            return  # the store refuses a key without an account
+        await check_holds(gate, caller, held(who))
+
+
+async def check_holds(gate: Gate, caller: Caller, given: Iterable[Grant]) -> None:
+    """Raises Forbidden naming what of these the caller does not hold."""
+    wanted = list(given)
+    if not wanted:
+        return
+    try:
+        now = await caller_of(gate.store, await principal(gate.store, caller.ref))
+    except NotFound as error:
+        raise Forbidden(f"{caller.ref} is not there any more, and gives nothing") from error
+    for grant in wanted:
+        what, _, name = grant.scope.partition("/")
+        organization = name if what == ORGANIZATION else await gate.organization_of(name)
+        if missing := not_held(now, grant, organization):
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+            where = f"on {grant.scope}" + (f" for {', '.join(grant.resources)}" if grant.resources else "")
+            raise Forbidden(
+                f"{grant.role} {where} holds {', '.join(missing[:SHOWN])}{more}, which you do not hold there: "
+                "nobody gives what they do not hold (rule grants)"
+            )
+
+
+def _check_roles(it: RoleBinding) -> None:
+    what, _, _ = it.key.scope.partition("/")
+    for number, bound in enumerate(it.spec.roles):
+        path = f"spec.roles[{number}].name"
+        role = ROLES.get(bound.role)
+        if role is None:
+            raise Invalid.field(path, f"there is no role {bound.role[:64]!r}; GET /iam/v1beta1/roles lists them")
+        if role.scope != what:
+            raise Invalid.field(path, f"{role.name} is a role of {role.scope}, and this binding is on {it.key.scope}")
+        for pattern in bound.resources or ():
+            if "/".join(pattern.split("/")[2:4]) != it.key.scope:
+                raise Invalid.field(f"spec.roles[{number}].resources", f"{pattern} lies outside {it.key.scope}")
+
+
+async def first_owner(store: Store, ids: Ids, caller: Caller, project: AnyResource, now: float) -> tuple[Write, ...]:
+    """The binding that makes the maker of a new project its owner, unless they own the organisation anyway."""
+    place = Subject(Project.kind, project.name, project.name, project.spec.organization)
+    if decide(caller, Act.DELETE, place, Rules()).allowed:
+        return ()
+    who = await principal(store, caller.ref)
+    key, uid = Key(RoleBinding.kind, f"projects/{project.name}", id_for(who.ref)), ids.uid()
+    spec = {"principal": who.ref, "roles": [{"name": f"{ROLE}{PROJECT_OWNER}"}]}
+    scope = grants_scope(who.uid)
+    link = LinkTo(who.key, "spec.principal", holds=False, free=False)
+    ready = Condition(
+        type="Ready", status="True", reason="Available", last_transition_time=rfc3339(now), observed_generation=1
+    )
+    writes: list[Write] = [
+        Create(
+            key, uid, spec, {"conditions": [ready.wire()]}, parents=(project.key,), links=(link,), observed=1, due=False
+        ),
+        Reserve(uid, (Claim(scope, uid),)),
+    ]
+    if isinstance(who, ServiceAccount):
+        writes.append(Reserve(who.uid, (Claim(scope, "bound"),)))
+    return tuple(writes)
