@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hansa.policy.verdict import PROGRAM, Act, Caller, Rules, Subject, Verdict
 
-CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Host"})
+CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Hall", "Rack", "Host", "PriceList"})
 # Members read these, owners write them. Service accounts too: one of a project may own its organisation, and
 # whoever could make a key for it would own it as well.
 OWNERS_ONLY = frozenset({"Project", "SovereigntyPolicy", "ServiceAccount", "ServiceAccountCredential"})
