@@ -31,6 +31,7 @@ VERBS = {
     "events": ("hansa.cli.verbs:events_command", "What happened, in a project or to one object."),
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
+    "fleet": ("hansa.cli.fleet:fleet_command", "Check a fleet file, show one, and the schema for editors."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
 }
 
