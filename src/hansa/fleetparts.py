@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 ASSUMED = "assumed"
 COUNT_MAX = 1_000_000
+ROOMS_MAX = 10_000  # halls and racks that are told one by one, in one fleet
 MADE_MAX = 2_000  # hosts made real in memory, in one fleet
 
 ID = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hansa.fleetfile import WHOLE, FleetFile, read_fleet
-from hansa.fleetparts import ASSUMED, COUNT_MAX, MADE_MAX, FleetZone, sourced_in
+from hansa.fleetparts import ASSUMED, COUNT_MAX, MADE_MAX, ROOMS_MAX, FleetZone, sourced_in
 from hansa.fleetrules import GRID_ZONES
 from hansa.fleetsums import of_zone
 from hansa.marked import BYTES_MAX, DEPTH_MAX, VALUES_MAX
@@ -21,7 +21,8 @@ example; [the shipped fleet](shipped-fleet.md) is one.
 
 It is YAML 1.2 in UTF-8: `NO` is text, a number with a point is a decimal, a date is YYYY-MM-DD. Not read are anchors,
 aliases and tags, so each line is what it says. Unknown names, and names that stand twice, are refused. At most
-{BYTES_MAX >> 20} MiB, {VALUES_MAX:,} values and {DEPTH_MAX} levels; a `count` is at most {COUNT_MAX:,}.
+{BYTES_MAX >> 20} MiB, {VALUES_MAX:,} values and {DEPTH_MAX} levels; a `count` is at most {COUNT_MAX:,};
+at most {ROOMS_MAX:,} halls and racks are told one by one.
 
 **Counted hosts and racks.** An entry with a `count` describes that many hosts, or racks, alike. All of them count in the
 sums of their rack, hall and zone (`hosts`, `gpus`); `made` of them, 1 unless you say, become hosts of the cloud on which

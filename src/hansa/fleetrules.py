@@ -10,6 +10,7 @@ from hansa.data.catalogue import profiles
 from hansa.fleetparts import (
     ASSUMED,
     MADE_MAX,
+    ROOMS_MAX,
     FleetHall,
     FleetHost,
     FleetPrices,
@@ -101,6 +102,9 @@ def _names(fleet: FleetFile) -> Iterator[Broken]:
         yield from _unique(f"zone of {region.id}", letters)
     yield from _unique("hall", (((*path, "id"), name) for path, name, _ in halls(fleet)))
     yield from _unique("rack", (((*path, "id"), name) for path, name, _ in racks(fleet)))
+    rooms = [(*path, "id") for path, _, _ in (*halls(fleet), *racks(fleet))]
+    if len(rooms) > ROOMS_MAX:
+        yield rooms[ROOMS_MAX], f"is hall or rack {ROOMS_MAX + 1}; at most {ROOMS_MAX} are told: `count` alike racks"
     every = (((*path, "id"), name) for path, _, host in hosts(fleet) for name in names_of(host))
     made = list(islice(every, MADE_MAX + 1))
     yield from _unique("host", made)
@@ -128,6 +132,8 @@ def _parties(fleet: FleetFile) -> Iterator[Broken]:
 
 def _sourced(fleet: FleetFile) -> Iterator[Broken]:
     """The names of sources, wherever one stands."""
+    if ASSUMED in fleet.sources:
+        yield ("sources", ASSUMED), "is no name of a source: it says that there is none"
     for path, it in sourced_in(fleet):
         said = [((*path, "source"), it.source), *(((*path, "sources", f), s) for f, s in it.sources.items())]
         for at, name in said:

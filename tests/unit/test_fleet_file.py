@@ -9,7 +9,7 @@ import pytest
 from hansa.data.catalogue import profiles
 from hansa.errors import Invalid
 from hansa.fleetfile import FleetFile, parse_fleet, read_fleet
-from hansa.fleetparts import MADE_MAX, sourced_in
+from hansa.fleetparts import MADE_MAX, ROOMS_MAX, sourced_in
 from hansa.fleetsums import made_hosts, of_hall, of_rack, of_region, of_zone
 from hansa.marked import InvalidFile
 
@@ -130,6 +130,7 @@ RULES = [
     ("gridZone: SE3", "gridZone: SE5", 21, "regions[0].zones[1].gridZone", "SE1, SE2, SE3, SE4"),
     ("gridZone: SE3", "gridZone: NO4", 21, "regions[0].zones[1].gridZone", "not NO4"),
     ("country: US}", "country: usa}", 5, "parties.them.ultimateParent.country", "pattern"),
+    ("  paper: {title", "  assumed: {title: x}\n  paper: {title", 2, "sources.assumed", "is no name of a source"),
     ("https://example.org/p", "ftp://example.org/p", 2, "sources.paper.url", "pattern"),
     ("date: 2026-03-01", "date: 1 March 2026", 2, "sources.paper.date", "YYYY-MM-DD"),
     # figures
@@ -189,6 +190,13 @@ def test_too_many_made_hosts_are_refused() -> None:
     ((line, field, said),) = broken("{id: b-9, zone: b", group + "\n      - {id: b-9, zone: b")
     assert (line, field) == (36, "regions[0].hosts[1].id")
     assert said == "makes host 2001 of the fleet; at most 2000 are made: lower `made`"
+
+
+def test_too_many_racks_are_counted_instead() -> None:
+    racks = "".join(f"              - {{id: x{i}}}\n" for i in range(ROOMS_MAX))
+    ((line, field, said),) = broken("              - {id: r2", racks + "              - {id: r2")
+    assert (line, field) == (31 + ROOMS_MAX - 2, f"regions[0].zones[1].halls[0].racks[{ROOMS_MAX - 1}].id")
+    assert said.endswith("at most 10000 are told: `count` alike racks")
 
 
 def test_several_mistakes_are_told_in_the_order_of_the_file() -> None:
