@@ -1,80 +1,126 @@
-"""The fleet file: which regions, zones and hosts there are. Read strictly, with the path of each mistake."""
+"""The fleet file: which regions, sites, halls, racks and hosts there are, whose they are and what they cost.
+
+Read strictly: unknown and doubled names are refused, and each mistake is told with line, column and field. What
+it is made of stands in `fleetparts`, what must hold between fields in `fleetrules`, sums in `fleetsums`.
+"""
 
 from __future__ import annotations
 
+from decimal import Decimal
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from hansa.errors import FieldError, Invalid
+from hansa.errors import Invalid
+from hansa.fleetparts import (
+    PARTS,
+    FleetHost,
+    FleetPrices,
+    FleetRegion,
+    GpuModel,
+    Name,
+    Party,
+    Shape,
+    Source,
+    Strict,
+)
+from hansa.fleetrules import broken
+from hansa.marked import BYTES_MAX, InvalidFile, Marked, Mistake, dotted, read_marked
 
+__all__ = ["FleetFile", "FleetHost", "parse_fleet", "read_fleet"]
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class FleetZone(_Strict):
-    letter: str = Field(pattern=r"^[a-z]$")
-    site: str
-    source: str = "assumed"
-
-
-class FleetHost(_Strict):
-    id: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)
-    zone: str
-    real: bool = False
-    vcpus: int = Field(0, ge=0)
-    memory_gb: int = Field(0, ge=0, alias="memoryGB")
-    gpu_model: str = ""
-    gpus: int = Field(0, ge=0)
+SHIPPED = "fleet.yaml"
+NAMED_MAX = 1_000  # regions, sources, shapes, … of one file
 
 
-class FleetRegion(_Strict):
-    id: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=40)
-    name: str
-    country: str = Field(pattern=r"^[A-Z]{2}$")
-    zones: list[FleetZone] = Field(min_length=1)
-    hosts: list[FleetHost] = []
+class FleetFile(Strict):
+    """The whole file."""
+
+    sources: dict[Name, Source] = Field(
+        {}, max_length=NAMED_MAX, description="where figures were read, by a name of your choice"
+    )
+    parties: dict[Name, Party] = Field(
+        {}, max_length=NAMED_MAX, description="operators and owners, by a name of your choice"
+    )
+    gpu_models: dict[Name, GpuModel] = Field(
+        {}, max_length=NAMED_MAX, description="by the name that hosts and profiles use"
+    )
+    shapes: dict[Name, Shape] = Field({}, max_length=NAMED_MAX, description="kinds of host, by a name of your choice")
+    regions: list[FleetRegion] = Field(min_length=1, max_length=NAMED_MAX, description="the places")
+    prices: list[FleetPrices] = Field([], max_length=NAMED_MAX, description="list prices, each from a day on")
 
     @model_validator(mode="after")
-    def _zones_known(self) -> FleetRegion:
-        letters = {z.letter for z in self.zones}
-        if lost := [h.id for h in self.hosts if h.zone not in letters]:
-            raise ValueError(f"hosts {', '.join(lost)} stand in a zone that the region does not have")
+    def _rules(self) -> Self:
+        if found := list(broken(self)):
+            raise PydanticCustomError(
+                "fleet", "{text}", {"text": "; ".join(f"{dotted(p)}: {m}" for p, m in found[:5]), "found": found}
+            )
         return self
 
 
-class FleetFile(_Strict):
-    regions: list[FleetRegion] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_real(self) -> FleetFile:
-        hosts = [h for r in self.regions for h in r.hosts]
-        if len({h.id for h in hosts}) != len(hosts):
-            raise ValueError("two hosts have the same id")
-        real = [(r.id, h) for r in self.regions for h in r.hosts if h.real]
-        if len(real) > 1:
-            raise ValueError("only one host is this machine: `real: true` stands twice")
-        for region, host in real:
-            alone = [h for r in self.regions if r.id == region for h in r.hosts if h.zone == host.zone]
-            if len(alone) != 1:
-                raise ValueError(f"the real host {host.id} must be the only one of its zone")
-        return self
+WHOLE: tuple[type[Strict], ...] = (FleetFile, *PARTS)
 
 
 def read_fleet(path: Path | None) -> FleetFile:
-    """The fleet of a file, or the one that is shipped. Raises Invalid with path and rule."""
-    text = path.read_text() if path else resources.files("hansa.data").joinpath("fleet.yaml").read_text()
-    name = str(path or "fleet.yaml")
+    """The fleet of a file, or the one that is shipped. Raises InvalidFile with line, column, field and rule."""
+    if path is None:
+        return parse_fleet(resources.files("hansa.data").joinpath(SHIPPED).read_bytes(), SHIPPED)
     try:
-        document: Any = yaml.safe_load(text)
-        return FleetFile.model_validate(document)
-    except yaml.YAMLError as error:
-        raise Invalid(f"{name}: no YAML: {error}") from error
+        with path.open("rb") as file:
+            raw = file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_fleet(raw, str(path))
+
+
+def parse_fleet(raw: bytes, name: str) -> FleetFile:
+    """Raises InvalidFile."""
+    marked = read_marked(raw, name)
+    try:
+        return FleetFile.model_validate(marked.value)
     except ValidationError as error:
-        found = tuple(FieldError(".".join(str(p) for p in e["loc"]), e["msg"]) for e in error.errors(include_url=False))
-        raise Invalid(f"{name}: " + "; ".join(f"{f.path}: {f.message}" for f in found[:5]), fields=found) from error
+        raise InvalidFile(name, _mistakes(error, marked)) from error
+
+
+def _mistakes(error: ValidationError, marked: Marked) -> list[Mistake]:
+    found: list[Mistake] = []
+    for each in error.errors(include_url=False):
+        if each["type"] == "fleet":
+            found += [Mistake(dotted(p), message, marked.place(p)) for p, message in each["ctx"]["found"]]
+            continue
+        path = tuple(part for part in each["loc"] if part != "[key]")
+        found.append(Mistake(dotted(path), _message(each), marked.place(path)))
+    return found
+
+
+def _message(each: Any) -> str:
+    if each["type"] == "missing":
+        return "is required"
+    if each["type"] == "extra_forbidden":
+        known = _known_as(str(each["loc"][-1]))
+        return "there is no such field" + (f" here: it is written {known}" if known else "")
+    value, said = each.get("input"), str(each["msg"]).removeprefix("Value error, ")
+    if isinstance(value, (str, int, Decimal)):
+        text = f"{value}" if not isinstance(value, str) else f"{value[:60]!r}"
+        said += f" (given: {text[:80]})"
+    return said
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """Every name that stands somewhere in a fleet file, by its letters alone."""
+    return {_letters(str(f.alias)): str(f.alias) for part in WHOLE for f in part.model_fields.values()}
+
+
+def _known_as(name: str) -> str:
+    """A field that is spelt almost so: `power_kw`, `PowerKW` or `powerKw` for powerKW."""
+    known = _spellings().get(_letters(name), "")
+    return known if known != name else ""
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()

@@ -33,7 +33,6 @@ from hansa.control.loop import Loop
 from hansa.control.projects import project_born
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
-from hansa.data.catalogue import images, profiles
 from hansa.engines.counted import Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
@@ -42,15 +41,17 @@ from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
 from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, SimulatedVolumes
-from hansa.errors import HansaError, NotFound, Retry
+from hansa.errors import HansaError, Invalid, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
+from hansa.fleetsums import made_hosts
 from hansa.kinds import catalogue
-from hansa.kinds.resource import AnyResource, Document, Key
+from hansa.kinds.resource import AnyResource, Document
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
+from hansa.places import complete_networks, write_places
 from hansa.sealing import Sealer
 from hansa.store.open import open_store
-from hansa.store.port import Birth, Create, Query, SetStatus, Store, Update, Wake, Write
+from hansa.store.port import Birth, Query, Store, Wake, Write
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -142,18 +143,17 @@ def build_engines(
 ) -> tuple[FleetEngines, Callable[[], None]]:
     engines = FleetEngines()
     closers: list[Callable[[], None]] = []
-    for region in fleet.regions:
-        for host in region.hosts:
-            zone = f"{region.id}-{host.zone}"
-            if host.real:
-                compute, volumes, network = _real(host, settings, identity, on_exit)
-                engines.by_host[host.id], engines.by_zone[zone] = compute, volumes
-                engines.networks[host.id] = network
-                closers.append(compute.close)
-            else:
-                engines.by_host[host.id] = simulated_host(host, clock)
-                engines.networks[host.id] = SimulatedNetwork()
-                engines.by_zone.setdefault(zone, SimulatedVolumes())
+    for made in made_hosts(fleet.regions, fleet.shapes):
+        host = made.host
+        if host.real:
+            compute, volumes, network = _real(host, settings, identity, on_exit)
+            engines.by_host[host.id], engines.by_zone[made.zone] = compute, volumes
+            engines.networks[host.id] = network
+            closers.append(compute.close)
+        else:
+            engines.by_host[host.id] = simulated_host(host, clock)
+            engines.networks[host.id] = SimulatedNetwork()
+            engines.by_zone.setdefault(made.zone, SimulatedVolumes())
 
     def close() -> None:
         for each in closers:
@@ -189,56 +189,7 @@ def _real(
     return compute, QemuVolumes(site, store), network
 
 
-# -- what every cloud knows from the start ------------------------------------------------------
-
-
-async def write_places(store: Store, ids: Ids, fleet: FleetFile, *, stand_ins: bool) -> None:
-    """Regions, zones, hosts and catalogues as objects, made to match the file. Idempotent."""
-    wanted: dict[Key, tuple[Document, Document]] = {}
-    for region in fleet.regions:
-        wanted[Key("Region", "", region.id)] = ({"name": region.name, "country": region.country}, {})
-        for zone in region.zones:
-            wanted[Key("Zone", "", f"{region.id}-{zone.letter}")] = (
-                {"region": region.id, "letter": zone.letter, "site": zone.site, "country": region.country,
-                 "source": zone.source}, {},
-            )  # fmt: skip
-        for host in region.hosts:
-            room = {
-                "vCPUs": host.vcpus,
-                "memoryBytes": host.memory_gb * 10**9,
-                "gpuModel": host.gpu_model,
-                "gpus": host.gpus,
-            }
-            wanted[Key("Host", "", host.id)] = (
-                {"region": region.id, "zone": host.zone, "simulated": not host.real, "capacity": room}, {},
-            )  # fmt: skip
-    for name, spec in profiles().items():
-        wanted[Key("ComputeProfile", "global", name)] = (spec, {})
-    for name, (spec, family) in images(stand_ins=stand_ins).items():
-        wanted[Key("DiskImage", "global", name)] = (spec, {"family": family})
-    await _match(store, ids, wanted)
-
-
-async def _match(store: Store, ids: Ids, wanted: dict[Key, tuple[Document, Document]]) -> None:
-    writes: list[Write] = []
-    for key, (spec, status) in wanted.items():
-        looked_after = key.kind == "Host"
-        try:
-            stored = await store.get(key)
-        except NotFound:
-            writes.append(
-                Create(key, ids.uid(), spec, status=status, observed=0 if looked_after else 1, due=looked_after)
-            )
-            continue
-        if stored.spec != spec:
-            writes.append(Update(key, stored.user_revision, spec=spec, observed=None if looked_after else 1))
-        if looked_after:
-            writes.append(Wake(key))
-        elif stored.status != status:
-            generation = stored.generation + (stored.spec != spec)
-            writes.append(SetStatus(key, generation, status, None))
-    if writes:
-        await store.commit(*writes, by="/hansa/start")
+# -- the start ----------------------------------------------------------------------------------
 
 
 async def wake_machines(store: Store) -> None:
@@ -261,9 +212,14 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
     clock, ids = SystemClock(), SystemIds()
     data = settings.data
     metrics = Metrics()
+    fleet = read_fleet(settings.fleet)
+    known = [region.id for region in fleet.regions]
+    if settings.region not in known:
+        raise Invalid.field(
+            "HANSA_REGION", f"the fleet has no region {settings.region}; it has {', '.join(known[:20])}"
+        )
     store = await open_store(settings.store_at, clock=clock, ids=ids)
     observe_store(metrics, store)
-    fleet = read_fleet(settings.fleet)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
     waiting: set[asyncio.Task[None]] = set()
@@ -311,7 +267,8 @@ async def assemble(
     sealer = sealer_of(settings, data)
     keys = SigningKeys.in_folder(data / "keys", sealer)
     world = World(store, engines, clock, ids, settings)
-    await write_places(store, ids, fleet, stand_ins=settings.stand_ins)
+    await write_places(store, ids, fleet, stand_ins=settings.stand_ins, clock=clock)
+    await complete_networks(world)
 
     async def unseal(uid: str, name: str) -> bytes | None:
         sealed = await store.secret(uid, name)

@@ -41,7 +41,9 @@ def test_beside_a_simulated_host_it_is_refused(tmp_path: Path, mine: str, other:
 
 def test_a_zone_of_the_same_letter_in_another_region_is_another_zone(tmp_path: Path) -> None:
     file = tmp_path / "fleet.yaml"
-    elsewhere = FLEET[FLEET.index("  - id") :].replace("se-sto", "fr-par").replace(", real: true", ", vcpus: 8")
+    elsewhere = (
+        FLEET[FLEET.index("  - id") :].replace("se-sto", "fr-par").replace(", real: true", ", vcpus: 8, memoryGB: 32")
+    )
     for name in ("mine", "paper", "other"):
         elsewhere = elsewhere.replace(f"id: {name}", f"id: far-{name}")
     file.write_text(FLEET % ("a", "b") + elsewhere % ("a", "b"))

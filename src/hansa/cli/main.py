@@ -35,6 +35,7 @@ VERBS = {
     "audit": ("hansa.cli.audit:audit_command", "Who did what, and who was refused."),
     "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
+    "fleet": ("hansa.cli.fleet:fleet_command", "Check a fleet file, show one, and the schema for editors."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
 }
 

@@ -43,7 +43,7 @@ class Hosts:
             return Outcome(gone=True)
         now = world.clock.now()
         if engine is None:
-            message = "no engine drives this host"
+            message = "no engine drives this host: it is not in the fleet file any more"
             return Outcome(HostStatus(conditions=conditions(it, now, False, "HostGone", message)), again_in_s=SWEEP_S)
         report, network = await engine.host(), await _network_of(it, world)
         healthy = report.healthy and network.healthy

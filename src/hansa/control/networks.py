@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
@@ -250,6 +250,30 @@ def _default_subnet(
     link = LinkTo(vpc, "spec.vpcRef", holds=True, free=False)
     create = Create(key, uid, spec, status=_subnet_document(it, world, network6), links=(link,), observed=1, due=False)
     return [create, Reserve(uid, tuple(claims))]
+
+
+def late_default_subnet(
+    vpc: VirtualPrivateCloud, region: str, letter: str, others: list[Subnet], world: World
+) -> tuple[list[Write], Subnet | None]:
+    """The default subnet of a zone that came after the project: the first blocks that no subnet holds.
+    None: the VPC has no room for it."""
+    used = [V4(s.spec.ipv4_cidr_block) for s in others if s.spec.ipv4_cidr_block]
+    blocks = (b for text in vpc.spec.ipv4_cidr_blocks or () for b in _cut_to(V4(text), DEFAULT_SUBNET_PREFIX))
+    network = next((b for b in blocks if not any(b.overlaps(u) for u in used)), None)
+    if network is None:
+        return [], None
+    network6 = subnet_block(vpc.status.assigned_ipv6_gua_block or str(vpc_block(vpc.uid)),
+                            (s.status.assigned_ipv6_gua_block or "" for s in others))  # fmt: skip
+    zone = f"{region}-{letter}"
+    writes = _default_subnet(vpc.key.scope, vpc.key, vpc.uid, zone, letter, network, network6, world)
+    create = writes[0]
+    assert isinstance(create, Create)
+    made = replace(_stored(create.key, create.uid, create.spec, world), status=create.status)
+    return writes, Subnet(made)
+
+
+def _cut_to(block: V4, prefix: int) -> Iterator[V4]:
+    return block.subnets(new_prefix=max(prefix, block.prefixlen))
 
 
 def _stored(key: Key, uid: str, spec: Document, world: World) -> Stored:

@@ -42,6 +42,11 @@ _ALL = [
     Reason("StaleGeneration", "working", "The engine has seen a newer spec; the next pass follows that."),
     Reason("EngineNotAnswering", "working", "The host's engine gives no answer; it is asked again."),
     Reason("HostGone", "working", "The host that it stands on is not in the fleet any more."),
+    Reason(
+        "LeftFleetFile",
+        "working",
+        "It left the fleet file while something stands on it; it goes at a start after that is gone.",
+    ),
     Reason("Overdue", "working", "It takes longer than it should; the message says since when."),
     Reason("ProvisioningFailed", "terminal", "It cannot be made as asked; the message says what to change."),
     Reason("NoCapacityUnavailable", "terminal", "No host has room; the message says what is short."),

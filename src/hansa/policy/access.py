@@ -17,7 +17,7 @@ from hansa.policy.verdict import Act, Caller, Grant, Subject
 
 assert catalogue.MODULES  # the registry is whole
 
-CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Host"})
+CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Hall", "Rack", "Host", "PriceList"})
 AUDIT = "AuditRecord"  # what `audit/v1` shows: no kind, yet something to be permitted
 PROJECT, ORGANIZATION = "projects", "organizations"
 OWNER, MEMBER = "organizationOwner", "projectContributor"  # of an organisation by birth, of a project at home
