@@ -172,6 +172,8 @@ class Daemon:
         """Take a listening socket of the host's loopback over, for a machine's port 22."""
         listener = socket.socket(fileno=given.pop())
         self._forwards.add(asked["uid"], asked["machine"], listener)
+        if (applied := self._networks.applied().get(asked["uid"])) is not None:
+            self._forwards.keep(applied)  # where it leads to: nobody may say it a second time
         return {"report": self._report(asked["uid"])}
 
     def _report(self, uid: str) -> Message | None:
