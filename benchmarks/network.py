@@ -29,8 +29,12 @@ from hansa.sdk.client import Client
 MEBIBYTES, TIMES, PORTS, CHANGES = 48, 3, 100, 9
 PEER = "198.51.100.1"
 WITHOUT = """flush ruleset
-table inet hansa { chain postrouting { type nat hook postrouting priority srcnat; policy accept; oifname "ext0" masquerade
-} }
+table inet hansa {
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "ext0" masquerade
+  }
+}
 """
 
 
@@ -168,6 +172,16 @@ class _Shell:
     def __init__(self, client: Client, name: str) -> None:
         self._console = client.console(name)
         self._number = 0
+        end = time.monotonic() + 60
+        while not self._answers() and time.monotonic() < end:
+            pass
+
+    def _answers(self) -> bool:
+        """What is typed before the guest's shell listens is lost."""
+        try:
+            return bool(self.run("true", 2.0))
+        except TimeoutError:
+            return False
 
     def run(self, command: str, seconds: float = 120.0) -> str:
         from hansa.sdk.errors import TimedOut

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from .leftovers import leftovers
+from .leftovers import OURS, leftovers
 
 GONE_WITHIN_S = 60.0  # daemons and holders end by themselves, a while after the last that used them
 
@@ -19,6 +20,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
+    os.environ[OURS] = str(os.getpid())
     before = leftovers()
     yield
     end = time.monotonic() + GONE_WITHIN_S

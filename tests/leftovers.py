@@ -5,14 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+OURS = "HANSA_TESTS"  # in the environment of every program that these tests start
 
 
 def leftovers() -> set[str]:
-    """A line for each thing that is there now. Other clouds of this host are in it too: compare two moments."""
-    return {*_processes(), *_folders(), *_groups(), *_network()}
+    """A line for each thing that is there now, but for what is of a cloud that somebody else runs meanwhile."""
+    others = _others()
+    found = {*_processes(), *_folders(), *_groups(), *_network()}
+    return {line for line in found if not any(cloud in line for cloud in others)}
+
+
+def _others() -> set[str]:
+    """The ids of clouds whose `hansa up` lives and was not started by these tests."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "up" not in words or f"{OURS}={os.environ.get(OURS)}".encode() in (entry / "environ").read_bytes():
+                continue
+            given = [after for word, after in pairwise(words) if word == "--data"]
+            data = entry / "cwd" / (given[0] if given else "hansa-data")
+            found.add((data / "cloud-id").read_text().strip())
+    return found
 
 
 def _processes() -> set[str]:
@@ -23,9 +41,11 @@ def _processes() -> set[str]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            marked = b"HANSA_NETWORK=" in (entry / "environ").read_bytes()
-            if marked or (words[0].endswith("qemu-system-x86_64") and "guest=" in " ".join(words)):
-                found.add(f"process {entry.name} {words[0]}")
+            marks = [m for m in (entry / "environ").read_bytes().split(b"\0") if m.startswith(b"HANSA_NETWORK=")]
+            if words[0].endswith("qemu-system-x86_64"):
+                marks += [word.encode() for word in words if word.startswith("guest=")]
+            if marks:
+                found.add(f"process {entry.name} {words[0]} {marks[0].decode()}")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hansa.api.documents import explain_document
+from hansa.api.explain import explain_document
 from hansa.config import Settings
 from hansa.errors import HansaError
 from hansa.kinds.reasons import REASONS
@@ -23,11 +23,12 @@ def kinds() -> str:
     lines = ["# Kinds", "", MADE]
     for kind in told["items"]:
         path = "/".join(p for p in (kind["service"], kind["version"], kind["scope"], kind["collection"]) if p)
-        lines += [f"## {kind['kind']}", "", kind["description"], "", f"`/{path}` · verbs {kind['verbs']}", ""]
+        actions = f" · {', '.join(kind['actions'])}" if kind["actions"] else ""
+        lines += [f"## {kind['kind']}", "", kind["description"], "", f"`/{path}` · verbs {kind['verbs']}{actions}", ""]
         lines += ["| field | type | required | rule |", "|---|---|---|---|"]
         for field in kind["fields"]:
-            type_ = field["type"].replace("|", "\\|")
-            lines.append(f"| `{field['path']}` | `{type_}` | {'yes' if field['required'] else ''} | {field['rule']} |")
+            needed = "yes" if field["required"] else ""
+            lines.append(f"| `{field['path']}` | {field['type']} | {needed} | {field['rule']} |")
         lines.append("")
     lines += ["## Not built yet", "", "| collection | why |", "|---|---|"]
     lines += [f"| `{u['service']}/{u['version']} {u['collection']}` | {u['reason']} |" for u in told["notBuilt"]]

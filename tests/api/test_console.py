@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 
 from hansa.api.carry import BACKLOG_BYTES_MAX, FRAME_BYTES_MAX, Backlog, Ending, carry, finish, short
 from hansa.api.console import OPEN_MAX, TAIL_BYTES, check_origin, whole_lines
-from hansa.api.documents import explain_document, openapi_document
+from hansa.api.documents import openapi_document
+from hansa.api.explain import explain_document
 from hansa.api.keys import SigningKeys
 from hansa.api.tokens import ASSERTION_TYPE
 from hansa.bootstrap import ensure_organization

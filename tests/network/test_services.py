@@ -87,11 +87,11 @@ async def test_a_router_advertisement_tells_the_way_and_the_mtu(here: Host) -> N
 async def test_a_login_from_the_host_needs_no_group(here: Host) -> None:
     """The way of the host's owner, past the groups: by `dial`, and by the forwarded port."""
     net = here.network()
-    await net.guest("first")
-    guest = await net.guest("one")
+    await net.guest("one")  # the host is told of everything again, once its daemon runs
+    guest = await net.guest("two")  # and of this one a single time
     await guest.listen(22)
     report = await here.engine.observe(net.uid)
-    assert report is not None, "and it need not be told twice"
+    assert report is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", report.forwards[guest.port.uid])
     async with asyncio.timeout(10):
         assert await reader.readline() == b"hello\n"

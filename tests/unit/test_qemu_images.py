@@ -365,3 +365,10 @@ def test_a_console_is_read_from_its_end_over_the_older_log(tmp_path: Path) -> No
     folder.erase()
     folder.erase()
     assert not folder.path.exists()
+
+
+def test_a_cache_named_from_here_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk in another folder names its image, and qemu-img reads a relative name from that folder."""
+    monkeypatch.chdir(tmp_path)
+    here = ImageStore(Path("cache"))
+    assert here.cache == tmp_path / "cache" and here.cache.is_absolute()

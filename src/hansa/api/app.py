@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from hansa.api.actions import Actions
 from hansa.api.console import Consoles
-from hansa.api.documents import explain_document, openapi_document
+from hansa.api.documents import openapi_document
+from hansa.api.explain import explain_document
 from hansa.api.patch import refuse_deep
 from hansa.api.problem import problem, retry_after
 from hansa.api.query import Query, flag, is_digits, query_of, whole, whole_or

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-from pydantic import BaseModel
 
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.kinds.resource import AnyResource, Document
-from hansa.kinds.rules import model_in, rule_of
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -253,54 +249,3 @@ _METADATA: Document = {
         "systemLabels": {"type": "object", "additionalProperties": _TEXT},
     },
 }
-
-
-# -- explain ------------------------------------------------------------------------------------
-
-
-def explain_document() -> Document:
-    """Every kind with its fields and their rules, and what is not built yet."""
-    return {
-        "items": [explain(kind) for kind in all_kinds() if kind.public],
-        "notBuilt": [
-            {
-                "service": u.service,
-                "version": u.version,
-                "collection": u.collection,
-                "scope": u.scope,
-                "reason": u.reason,
-            }
-            for u in all_unbuilt()
-        ],
-    }
-
-
-def explain(kind: type[AnyResource]) -> Document:
-    return {
-        "kind": kind.kind,
-        "service": kind.service,
-        "version": kind.version,
-        "collection": kind.collection,
-        "scope": kind.scope,
-        "verbs": kind.verbs,
-        "actions": list(kind.actions),
-        "description": (kind.__doc__ or "").strip(),
-        "columns": [list(c) for c in kind.columns],
-        "fields": list(_fields(kind.spec_type, "spec")),
-    }
-
-
-def _fields(model: type[BaseModel], at: str) -> Iterator[Document]:
-    for name, info in model.model_fields.items():
-        path = f"{at}.{info.alias or name}"
-        rule = rule_of(info)
-        annotation = getattr(info.annotation, "__name__", None) or str(info.annotation)
-        yield {
-            "path": path,
-            "type": str(info.annotation) if "[" in str(info.annotation) else annotation,
-            "required": info.is_required(),
-            "rule": rule.value if rule else "",
-            "description": info.description or "",
-        }
-        if (inner := model_in(info.annotation)) is not None:
-            yield from _fields(inner, path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,15 @@ def _parse(source: str, text: str) -> list[Document]:
 
 def ordered(documents: Sequence[Document]) -> list[Document]:
     """What is pointed at first; a disk from a snapshot after the snapshots."""
-    rank = {kind: i for i, kind in enumerate(ORDER)}
+    return sorted(documents, key=_rank)
 
-    def key(document: Document) -> tuple[int, bool]:
-        kind = names.named(document["kind"]).kind
-        source = (document.get("spec") or {}).get("source") if kind == "Disk" else None
-        restored = isinstance(source, dict) and bool(source.get("snapshotRef"))
-        return rank.get("Snapshot" if restored else kind, len(ORDER)), restored
 
-    return sorted(documents, key=key)
+def _rank(document: Document) -> tuple[int, bool]:
+    kind = names.named(document["kind"]).kind
+    source = (document.get("spec") or {}).get("source") if kind == "Disk" else None
+    restored = isinstance(source, dict) and bool(source.get("snapshotRef"))
+    kind = "Snapshot" if restored else kind
+    return ORDER.index(kind) if kind in ORDER else len(ORDER), restored
 
 
 @click.command("apply")
@@ -93,22 +94,34 @@ def apply_command(files: tuple[str, ...], dry_run: bool, wait: bool, timeout: fl
     client = client_of(**place)
     documents = ordered(read_documents(files))
     plans = [_plan(_at(client, document), document) for document in documents]
-    for target, lines, _ in plans:
-        click.echo(f"{target}: {'unchanged' if lines == [] else 'created' if lines is None else 'changed'}")
-        for line in lines or ():
+    fresh = {str(plan.target.name) for plan in plans if plan.lines is None}
+    for plan in plans:
+        _check(plan, fresh)
+    for plan in plans:
+        done = "unchanged" if plan.lines == [] else "created" if plan.lines is None else "changed"
+        click.echo(f"{plan.target}: {done}")
+        for line in plan.lines or ():
             click.echo(f"  {line}")
     if dry_run:
         click.echo("dry run: nothing was written")
         return
-    for (target, lines, body), document in zip(plans, documents, strict=True):
-        here = _at(client, document)
-        if lines is None:
-            here.post(target.known, body, {"strict": "true"})
-        elif lines:
-            here.request("PATCH", here.path_of(target), {"strict": "true"}, body)
-    for (target, _, _), document in zip(plans, documents, strict=True):
-        if wait:
-            _wait(_at(client, document), target, "ready", timeout)
+    _write(sorted(plans, key=lambda plan: (*_rank(plan.document), plan.lines is not None)))
+    for plan in plans if wait else ():
+        _wait(plan.client, plan.target, "ready", timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What applying one document would do. `lines`: None creates, else what changes, empty for nothing."""
+
+    client: Any
+    target: names.Target
+    lines: list[str] | None
+    body: Document
+    document: Document
+
+    def patch(self, **query: str) -> None:
+        self.client.request("PATCH", self.client.path_of(self.target), {"strict": "true", **query}, self.body)
 
 
 def _at(client: Any, document: Document) -> Any:
@@ -116,33 +129,66 @@ def _at(client: Any, document: Document) -> Any:
     return client.at(project=meta.get("project"), region=meta.get("region"), serviceAccount=meta.get("serviceAccount"))
 
 
-def _plan(client: Any, document: Document) -> tuple[names.Target, list[str] | None, Document]:
-    """What applying would do: None creates, a list of changed lines, empty for nothing. Checks the form."""
+def _plan(client: Any, document: Document) -> Plan:
     from hansa.cli.show import changes
 
-    known = names.named(document["kind"])
-    target = names.Target(known, document["metadata"]["id"])
+    target = names.Target(names.named(document["kind"]), document["metadata"]["id"])
     labels = document["metadata"].get("userLabels")
     meta = {"id": target.name, **({"userLabels": labels} if labels is not None else {})}
     body = {"metadata": meta, "spec": document.get("spec") or {}}
     try:
         present = client.request("GET", client.path_of(target))
     except NotFound:
-        _check_form(known, body)
-        return target, None, body
+        return Plan(client, target, None, body, document)
     lines = changes(present["spec"], body["spec"], "spec")
     if labels is not None and labels != present["metadata"].get("userLabels", {}):
         lines.append(f"metadata.userLabels: {present['metadata'].get('userLabels', {})} -> {labels}")
-    if lines:
-        client.request("PATCH", client.path_of(target), {"strict": "true", "dryRun": "true"}, body)
-    return target, lines, body
+    return Plan(client, target, lines, body, document)
 
 
-def _check_form(known: names.Known, body: Document) -> None:
-    """Fields and rules, here: what it points at may stand in the same file and is not there yet."""
+def _check(plan: Plan, fresh: Set[str]) -> None:
+    """Fields and rules. By the cloud, where all is there already that it points at; else here, or when it is written."""
     from hansa.api.admission import asked
     from hansa.kinds import catalogue
     from hansa.kinds.registry import kind_named
 
     assert catalogue.MODULES
-    asked(kind_named(known.kind), "", body, strict=True)
+    if plan.lines is None:
+        asked(kind_named(plan.target.known.kind), "", plan.body, strict=True)
+    elif plan.lines and not fresh & set(_named(plan.body["spec"])):
+        plan.patch(dryRun="true")
+
+
+def _named(value: Any, field: str = "") -> Iterator[str]:
+    """The names in all references of a document."""
+    if isinstance(value, str) and field.endswith(("Ref", "Refs")):
+        yield value.rsplit("/", 1)[-1]
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _named(inner, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named(inner, field)
+
+
+def _write(plans: Sequence[Plan]) -> None:
+    """One after the other. Security groups that name one another get the rules that do so at the end."""
+    unmade = {p.target.name for p in plans if p.lines is None and p.target.known.kind == "SecurityGroup"}
+    late = []
+    for plan in plans:
+        if plan.lines is None:
+            unmade -= {plan.target.name}
+            first = without_rules(plan.body, unmade) if plan.target.known.kind == "SecurityGroup" else plan.body
+            plan.client.post(plan.target.known, first, {"strict": "true"})
+            late += [plan] if first != plan.body else []
+        elif plan.lines:
+            plan.patch()
+    for plan in late:
+        plan.patch()
+
+
+def without_rules(body: Document, groups: Collection[str | None]) -> Document:
+    """A group without the rules that name one of these groups: fewer rules let less through. Pure."""
+    rules = body["spec"].get("rules") or []
+    kept = [r for r in rules if str(r["remote"].get("securityGroupRef") or "").rsplit("/", 1)[-1] not in groups]
+    return body if kept == rules else {**body, "spec": {**body["spec"], "rules": kept}}

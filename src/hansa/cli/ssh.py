@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +66,10 @@ def ssh_command(name: str, command: tuple[str, ...], identity: str | None, timeo
     port = machine["status"]["ssh"]["port"]
     alias = f"hansa-{machine['metadata']['uid']}"
     known = _known_hosts(alias, keys)
-    _first_login(arguments(port, identity, known, alias, ["true"]), end, progress, target)
+    _first_login(arguments(port, identity, known, alias, ["true"]), end, progress, machine, str(target))
     progress.end()
-    sys.exit(subprocess.call(arguments(port, identity, known, alias, command)))
+    # from here on this is the client: signals and the exit status are its own
+    os.execvp("ssh", arguments(port, identity, known, alias, command))  # noqa: S606 - no shell is meant
 
 
 def _answering(client: Any, target: names.Target, end: float, progress: Progress) -> tuple[dict[str, Any], list[str]]:
@@ -93,7 +93,15 @@ def _answering(client: Any, target: names.Target, end: float, progress: Progress
         time.sleep(0.3)
 
 
-def _first_login(command: list[str], end: float, progress: Progress, target: names.Target) -> None:
+def refused(machine: dict[str, Any], name: str) -> str:
+    """What to say when the machine takes no key of ours. Pure."""
+    text = f"{name} refuses the key: give the one of spec.osSettings.ssh with -i"
+    if (machine["spec"].get("osSettings") or {}).get("cloudInitUserData"):
+        text += "; with user data those keys reach the guest only where it names the default user (`users: [default]`)"
+    return text
+
+
+def _first_login(command: list[str], end: float, progress: Progress, machine: dict[str, Any], name: str) -> None:
     """Tries until a login works, at most once a second. A refused key is told at once."""
     while True:
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -103,11 +111,9 @@ def _first_login(command: list[str], end: float, progress: Progress, target: nam
         last = said[-1] if said else f"ssh ended with {done.returncode}"
         if "Permission denied" in last:
             progress.end()
-            raise Ended(
-                "PermissionDenied", f"{target} refuses the key: give the one of spec.osSettings.ssh with -i ({last})"
-            )
+            raise Ended("PermissionDenied", f"{refused(machine, name)} ({last})")
         if time.monotonic() > end:
-            raise Retry(f"{target} does not let anybody in: {last}")
+            raise Retry(f"{name} does not let anybody in: {last}")
         progress.told(Seen("Running", last))
         time.sleep(1.0)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import click
 
 from hansa.cli.options import Progress, client_of, placed
-from hansa.errors import HansaError
+from hansa.errors import HansaError, NotFound
 from hansa.sdk import names
 
 FORMS = click.Choice(["table", "json", "yaml", "name"])
@@ -19,25 +20,30 @@ ALL = ("vm", "disk", "hotswap", "snap", "pg", "vpc", "subnet", "sg", "ip", "sa")
 @click.command("get")
 @click.argument("words", nargs=-1, required=True, metavar="KIND [NAME...] | KIND/NAME...")
 @click.option("-o", "--output", type=FORMS, default="table", show_default=True)
+@click.option("--field", metavar="PATH", help="Only this field of each, a line each, as in status.serial; for scripts.")
 @click.option("-l", "--selector", default="", help="Labels, as in tier=web,env!=test.")
 @click.option("-w", "--watch", is_flag=True, help="Go on and show each change.")
 @placed
-def get_command(words: tuple[str, ...], output: str, selector: str, watch: bool, **place: Any) -> None:
+def get_command(
+    words: tuple[str, ...], output: str, field: str | None, selector: str, watch: bool, **place: Any
+) -> None:
     """List objects of a kind, or show some of them.
 
     \b
       hansa get vm
       hansa get vm web-1 -o yaml
       hansa get vm,disk -l tier=web
+      hansa get ip front --field status.publicIPv4Address
       hansa get all
     """
     from hansa.cli import show
 
     client = client_of(**place)
-    asked = list(names.targets(ALL[:1] if words == ("all",) else words))
-    if words == ("all",):
-        asked = [names.Target(names.named(kind)) for kind in ALL]
+    kinds = words[0].split(",")
+    asked = list(names.targets((",".join(",".join(ALL) if kind == "all" else kind for kind in kinds), *words[1:])))
     if watch:
+        if len(asked) != 1 or asked[0].name is not None:
+            raise click.UsageError("--watch is for all objects of one kind: hansa get vm --watch")
         for event in client.watch(asked[0].known.kind):
             item = event.object
             click.echo(f"{event.type:<9} {item['metadata']['id']:<24} {show.reason_of(item)}")
@@ -52,7 +58,22 @@ def get_command(words: tuple[str, ...], output: str, selector: str, watch: bool,
             found[-1][1].extend(items)
         else:
             found.append((target.known, list(items)))
-    _print(found, output, single=len(asked) == 1 and asked[0].name is not None, quiet=words == ("all",))
+    if field is not None:
+        for known, items in found:
+            click.echo("".join(_field(known, item, field) + "\n" for item in items), nl=False)
+        return
+    _print(found, output, single=len(asked) == 1 and asked[0].name is not None, quiet="all" in kinds)
+
+
+def _field(known: names.Known, item: dict[str, Any], path: str) -> str:
+    """One value, as it stands: text bare, all else as JSON. Raises NotFound when there is none."""
+    from hansa.cli import show
+
+    value = show.at(item, path)
+    if value is None:
+        about = f"{known.called}/{item['metadata']['id']}"
+        raise NotFound(f"{about} has no {path}; `hansa get {about} -o yaml` shows what it has")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _print(found: list[tuple[names.Known, list[dict[str, Any]]]], output: str, *, single: bool, quiet: bool) -> None:
@@ -108,7 +129,7 @@ def delete_command(words: tuple[str, ...], files: tuple[str, ...], wait: bool, t
       hansa delete -f web.yaml --wait
     """
     from hansa.cli.apply import ordered, read_documents
-    from hansa.errors import InUse, NotFound
+    from hansa.errors import InUse
 
     client = client_of(**place)
     asked = list(names.targets(words))

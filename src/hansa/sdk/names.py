@@ -149,7 +149,7 @@ def targets(words: Iterable[str], default: str | None = None) -> Iterator[Target
     elif "/" in first:
         yield from (_single(word) for word in rest)
     else:
-        of = [named(name) for name in first.split(",") if name]
+        of = dict.fromkeys(named(name) for name in first.split(",") if name)  # each kind once
         names: list[str | None] = [*rest[1:]] or [None]
         yield from (Target(known, name) for known in of for name in names)
 

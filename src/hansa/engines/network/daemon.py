@@ -173,7 +173,9 @@ class Daemon:
         listener = socket.socket(fileno=given.pop())
         self._forwards.add(asked["uid"], asked["machine"], listener)
         if (applied := self._networks.applied().get(asked["uid"])) is not None:
-            self._forwards.keep(applied)  # where it leads to: nobody may say it a second time
+            self._forwards.keep(applied)  # which knows where the machine is: nothing may change any more
+        else:
+            self._forwards.forget(asked["uid"])
         return {"report": self._report(asked["uid"])}
 
     def _report(self, uid: str) -> Message | None:

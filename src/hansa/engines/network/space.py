@@ -16,6 +16,7 @@ import select
 import signal
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,19 +201,22 @@ def open_tap(name: str) -> int:
 async def run(holder: Holder | None, *command: str, given: str = "", check: bool = True) -> str:
     """Standard output of a program, run in the holder's namespace (None: in ours). Raises Retry when it fails."""
     words = [*(["nsenter", "-t", str(holder.pid), "-n", "--"] if holder else []), *command]
-    process = await asyncio.create_subprocess_exec(
-        *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-    )
+    with tempfile.TemporaryFile() as text:  # no pipe: a program that ends before it reads would break one
+        text.write(given.encode())
+        text.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        )
     try:
         async with asyncio.timeout(COMMAND_LIMIT_S):
-            said, errors = await process.communicate(given.encode())
+            said, errors = await process.communicate()
     except TimeoutError as error:
         process.kill()
         await process.wait()
         raise Retry(f"{command[0]} did not end within {COMMAND_LIMIT_S:.0f} s") from error
     if process.returncode and check:
-        text = errors.decode(errors="replace").strip()
-        raise Retry(f"{command[0]} failed: {text[:300]}", detail=f"{' '.join(command)}\n{given[:2000]}")
+        complaint = errors.decode(errors="replace").strip()
+        raise Retry(f"{command[0]} failed: {complaint[:300]}", detail=f"{' '.join(command)}\n{given[:2000]}")
     return said.decode(errors="replace")
 
 

@@ -123,7 +123,7 @@ class ImageStore:
     """The images in one cache folder. Needs no other process and keeps nothing in memory but what it started."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache or default_cache()
+        self.cache = (cache or default_cache()).absolute()  # disks name their image from folders of their own
         self._recipes: dict[str, str] = {}
         self._builders: set[int] = set()
         self._asked = threading.Lock()  # many disks ask at once, each in a thread
