@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from hansa.api.identity_documents import identity_paths
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.kinds.resource import AnyResource, Document
@@ -43,6 +44,7 @@ def openapi_document() -> Document:
             schemas.update(_schemas(kind))
             for scope in kind.scopes:
                 paths.update(_paths(kind, scope))
+    paths.update(identity_paths(_errors))
     for missing in all_unbuilt():
         paths[_path(missing.service, missing.version, missing.scope, missing.collection)] = _missing_path(missing)
     return {

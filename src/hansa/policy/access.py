@@ -154,22 +154,28 @@ def _fits(pattern: str, text: str, between: str) -> bool:
 
 def held(caller: Caller) -> Iterator[Grant]:
     """By birth, at home, and by bindings. A role on a scope that is none of its own counts for nothing."""
-    yield from (Grant(f"{ORGANIZATION}/{name}", OWNER) for name in caller.owns)
-    yield from (Grant(f"{PROJECT}/{name}", MEMBER) for name in caller.member_of)
-    for grant in caller.grants:
-        role = ROLES.get(grant.role)
-        if role is not None and grant.scope.partition("/")[0] == role.scope:
-            yield grant
+    yield from (grant for grant in _all(caller) if _fitting(grant))
 
 
 def on(caller: Caller, subject: Subject) -> list[Grant]:
     """The grants whose scope the subject lies in."""
-    return [grant for grant in held(caller) if _covers(grant.scope, subject)]
+    scopes = {f"{PROJECT}/{subject.project}"} if subject.project else set()
+    if subject.organization:
+        scopes.add(f"{ORGANIZATION}/{subject.organization}")
+    return [grant for grant in _all(caller) if grant.scope in scopes and _fitting(grant)]
 
 
-def _covers(scope: str, subject: Subject) -> bool:
-    what, _, name = scope.partition("/")
-    return bool(name) and name == (subject.project if what == PROJECT else subject.organization)
+def _all(caller: Caller) -> Iterator[Grant]:
+    for name in caller.owns:
+        yield Grant(f"{ORGANIZATION}/{name}", OWNER)
+    for name in caller.member_of:
+        yield Grant(f"{PROJECT}/{name}", MEMBER)
+    yield from caller.grants
+
+
+def _fitting(grant: Grant) -> bool:
+    role = ROLES.get(grant.role)
+    return role is not None and grant.scope.startswith(f"{role.scope}/")
 
 
 def reaches(grant: Grant, subject: Subject, needed: str, *, partly: bool = False) -> bool:
