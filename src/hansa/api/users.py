@@ -55,6 +55,8 @@ class Users:
                 return 200, await self._change(asking, organization, name, await body())
             case "POST", ["organizations", organization, "users", name, "password"]:
                 return 200, await self._password(asking, organization, name, await body())
+        if len(rest) > 4 and rest[4:] != ["password"]:
+            raise NotFound(f"there is nothing at /iam/v1beta1/{'/'.join(rest)}")
         raise MethodNotAllowed(f"{method} is not offered on /iam/v1beta1/{'/'.join(rest)}")
 
     # -- reading ----------------------------------------------------------------------------
