@@ -116,10 +116,10 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
         paths[base + "/{id}"] = one
         paths[base + "/{id}/why"] = {
             "parameters": one["parameters"],
-            "get": _simple(kind, "why", "Why is it as it is?"),
+            "get": _simple(kind, "why", "Why is it as it is?", scope=scope),
         }
         paths[base + "/{id}/events"] = {"parameters": one["parameters"],
-                                        "get": _simple(kind, "events", "What happened to it")}  # fmt: skip
+                                        "get": _simple(kind, "events", "What happened to it", scope=scope)}  # fmt: skip
     for action in kind.actions:
         if action in ("start", "stop", "revoke"):
             code = "200" if action == "revoke" else "202"
@@ -138,7 +138,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
 
 def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     ref = {"$ref": f"#/components/schemas/{kind.kind}"}
-    where = "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
+    where = _where(kind, scope)
     names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
     operation: Document = {
         "operationId": f"{names[verb]}{kind.kind}{where}",
@@ -175,9 +175,17 @@ def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     return operation
 
 
-def _simple(kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "") -> Document:
+def _where(kind: type[AnyResource], scope: str) -> str:
+    """What tells the operations of one scope of a kind from those of another."""
+    return "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
+
+
+def _simple(
+    kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "", *, scope: str = ""
+) -> Document:
     schema = {"$ref": f"#/components/schemas/{shows}"} if shows else {"type": "object"}
-    return {"operationId": f"{name}{kind.kind}", "summary": summary, "tags": [kind.kind],
+    where = _where(kind, scope) if scope else ""
+    return {"operationId": f"{name}{kind.kind}{where}", "summary": summary, "tags": [kind.kind],
             "responses": {**_errors(), code: {"description": "done", "content": _content(schema)}}}  # fmt: skip
 
 

@@ -118,6 +118,8 @@ class Users:
         if "enabled" in given:
             if not isinstance(given["enabled"], bool):
                 raise Invalid.field("spec.enabled", "must be true or false")
+            if user.ref == asking.caller.ref and not given["enabled"]:
+                raise Invalid.field("spec.enabled", "nobody disables themselves: another owner does")
             spec["enabled"] = given["enabled"]
         if spec == user.stored.spec:
             return _shown(user)
