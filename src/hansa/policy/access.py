@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds
@@ -119,6 +119,7 @@ def _meanings() -> dict[str, tuple[str, Act]]:
     return dict(sorted(found.items()))
 
 
+@cache
 def permission(kind: str, act: Act) -> str:
     """`compute.disks.create`; empty for something that nobody is ever permitted."""
     place = _places().get(kind)
@@ -154,28 +155,33 @@ def _fits(pattern: str, text: str, between: str) -> bool:
 
 def held(caller: Caller) -> Iterator[Grant]:
     """By birth, at home, and by bindings. A role on a scope that is none of its own counts for nothing."""
-    yield from (grant for grant in _all(caller) if _fitting(grant))
+    yield from (Grant(f"{ORGANIZATION}/{name}", OWNER) for name in caller.owns)
+    yield from (Grant(f"{PROJECT}/{name}", MEMBER) for name in caller.member_of)
+    yield from (grant for grant in caller.grants if _fitting(grant))
 
 
 def on(caller: Caller, subject: Subject) -> list[Grant]:
     """The grants whose scope the subject lies in."""
-    scopes = {f"{PROJECT}/{subject.project}"} if subject.project else set()
-    if subject.organization:
-        scopes.add(f"{ORGANIZATION}/{subject.organization}")
-    return [grant for grant in _all(caller) if grant.scope in scopes and _fitting(grant)]
+    project, organization = f"{PROJECT}/{subject.project}", f"{ORGANIZATION}/{subject.organization}"
+    found = []
+    if subject.organization and subject.organization in caller.owns:
+        found.append(_grant(organization, OWNER))
+    if subject.project and subject.project in caller.member_of:
+        found.append(_grant(project, MEMBER))
+    if caller.grants:
+        here = (project if subject.project else None, organization if subject.organization else None)
+        found += [grant for grant in caller.grants if grant.scope in here and _fitting(grant)]
+    return found
 
 
-def _all(caller: Caller) -> Iterator[Grant]:
-    for name in caller.owns:
-        yield Grant(f"{ORGANIZATION}/{name}", OWNER)
-    for name in caller.member_of:
-        yield Grant(f"{PROJECT}/{name}", MEMBER)
-    yield from caller.grants
+@lru_cache(maxsize=4096)
+def _grant(scope: str, role: str) -> Grant:
+    return Grant(scope, role)
 
 
 def _fitting(grant: Grant) -> bool:
     role = ROLES.get(grant.role)
-    return role is not None and grant.scope.startswith(f"{role.scope}/")
+    return role is not None and grant.scope.partition("/")[0] == role.scope
 
 
 def reaches(grant: Grant, subject: Subject, needed: str, *, partly: bool = False) -> bool:
