@@ -297,7 +297,7 @@ async def test_members_read_the_log_and_may_not_type(house: House) -> None:
     answer = await helper.call("POST", f"{house.path}/console")
     assert answer.status_code == 403
     assert "takes the permission compute.virtualMachines.console" in answer.json()["debug"]
-    assert "helper is a member" in answer.json()["debug"]
+    assert "helper is projectContributor here" in answer.json()["debug"]
 
 
 async def test_strangers_learn_nothing(house: House) -> None:

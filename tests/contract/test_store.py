@@ -271,6 +271,34 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
         await open_sqlite(tmp_path / "x.db", clock=SystemClock(), ids=SystemIds())
 
 
+async def test_records_are_read_by_time_newest_first_and_by_whom_they_are_about(store: SqlStore) -> None:
+    for n in range(6):
+        store._clock.at = 1000.0 + n // 2  # type: ignore[attr-defined]
+        await store.commit(Append("audit", f"r{n}", "acme" if n % 2 else "other", {"n": n}))
+    await store.commit(Append("other", "r9", "acme", {}))
+    seen = await store.span("audit", before=5000.0)
+    assert [e.id for e in seen] == ["r5", "r4", "r3", "r2", "r1", "r0"]
+    assert [e.id for e in await store.span("audit", about="acme", before=5000.0)] == ["r5", "r3", "r1"]
+    assert [e.id for e in await store.span("audit", since=1001.0, before=1002.0)] == ["r3", "r2"]
+    assert [e.id for e in await store.span("audit", before=seen[2].at, below="r3", limit=2)] == ["r2", "r1"]
+
+
+async def test_secrets_are_walked_in_pages_and_replaced_only_as_they_were(store: SqlStore) -> None:
+    for n in range(5):
+        await store.commit(SetSecret(f"u{n // 2}", f"s{n}", f"sealed {n}".encode()))
+    found, after = [], ("", "")
+    while page := await store.secrets(after=after, limit=2):
+        found += page
+        after = (page[-1].uid, page[-1].name)
+    assert [(s.uid, s.name, s.sealed) for s in found] == [
+        (f"u{n // 2}", f"s{n}", f"sealed {n}".encode()) for n in range(5)
+    ]
+    await store.commit(SetSecret("u0", "s0", b"new", b"not what is there"))
+    assert await store.secret("u0", "s0") == b"sealed 0"
+    await store.commit(SetSecret("u0", "s0", b"new", b"sealed 0"), SetSecret("none", "s", b"new", b"old"))
+    assert await store.secret("u0", "s0") == b"new" and await store.secret("none", "s") is None
+
+
 CHILD = """
 import asyncio, sys
 from hansa.clock import SystemClock, SystemIds

@@ -31,6 +31,9 @@ def test_every_public_kind_is_in_the_openapi_document() -> None:
     assert document["openapi"] == "3.1.0"
     for kind in all_kinds():
         assert (kind.kind in document["components"]["schemas"]) == kind.public
+    operations = [o for path in document["paths"].values() for o in path.values() if isinstance(o, dict)]
+    ids = [o["operationId"] for o in operations if "operationId" in o]
+    assert len(ids) == len(set(ids))
     for missing in all_unbuilt():
         assert any(path.endswith(f"/{missing.collection}") for path in document["paths"])
 

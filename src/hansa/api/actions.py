@@ -19,9 +19,10 @@ from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from hansa.kinds.iam import Project
 from hansa.kinds.reasons import REASONS
-from hansa.kinds.registry import key_of, kind_named, read
+from hansa.kinds.registry import kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
-from hansa.policy.verdict import Act
+from hansa.policy.decide import decide
+from hansa.policy.verdict import Act, Rules, Subject
 from hansa.store.port import Change, Entry, Store, Write
 from hansa.units import CONSOLE_BYTES_MAX
 
@@ -86,26 +87,26 @@ class Actions:
         """
         await self._allow_project(asking, project)
         check_limit(limit)
-        scope = f"projects/{project}"
+        scope, organization = f"projects/{project}", await self.gate.organization_of(project)
+
+        def seen(event: Document) -> bool:
+            subject = Subject(event["kind"], event["id"], project, organization, ref=event["ref"])
+            return decide(asking.caller, Act.READ, subject, Rules()).allowed
+
         if after is None:
             found = [_event(c) for c in await self._recent(scope) if _is_public(c.key)]
             openings = await self.store.records(STREAM, limit=OPENINGS_SEEN)
             found += [_opening(e) for e in openings if f"/{scope}/" in e.body["ref"]]
-            found = _in_order([e for e in found if await self._may_see(asking, scope, e)])[-limit:]
+            found = _in_order([e for e in found if seen(e)])[-limit:]
         else:
             changes = await self.store.changes(after, scope=scope, limit=limit)
-            found = [_event(c) for c in changes if _is_public(c.key)]
-            found = [e for e in found if await self._may_see(asking, scope, e)]
+            found = [e for e in (_event(c) for c in changes if _is_public(c.key)) if seen(e)]
         return {"items": found, "revision": await self.store.revision()}
 
     async def _allow_project(self, asking: Asking, project: str) -> None:
         """Raises Forbidden for strangers, whether there is such a project or not."""
         if not await self.gate.may(asking.caller, Act.READ, Project, Key(Project.kind, "", project)):
             raise Forbidden(f"you have no role on project {project}")
-
-    async def _may_see(self, asking: Asking, scope: str, event: Document) -> bool:
-        key = key_of(event["ref"])
-        return key is not None and await self._may_know(asking, key)
 
     async def _recent(self, scope: str, span: int = 5000) -> list[Change]:
         """The changes of a scope within the last `span` revisions of the store."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hansa.api.identity_documents import identity_paths
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.kinds.resource import AnyResource, Document
@@ -39,6 +40,7 @@ def openapi_document() -> Document:
             schemas.update(_schemas(kind))
             for scope in kind.scopes:
                 paths.update(_paths(kind, scope))
+    paths.update(identity_paths(_errors))
     for missing in all_unbuilt():
         paths[_path(missing.service, missing.version, missing.scope, missing.collection)] = _missing_path(missing)
     return {
@@ -110,10 +112,10 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
         paths[base + "/{id}"] = one
         paths[base + "/{id}/why"] = {
             "parameters": one["parameters"],
-            "get": _simple(kind, "why", "Why is it as it is?"),
+            "get": _simple(kind, "why", "Why is it as it is?", scope=scope),
         }
         paths[base + "/{id}/events"] = {"parameters": one["parameters"],
-                                        "get": _simple(kind, "events", "What happened to it")}  # fmt: skip
+                                        "get": _simple(kind, "events", "What happened to it", scope=scope)}  # fmt: skip
     for action in kind.actions:
         if action in ("start", "stop", "revoke"):
             code = "200" if action == "revoke" else "202"
@@ -132,7 +134,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
 
 def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     ref = {"$ref": f"#/components/schemas/{kind.kind}"}
-    where = "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
+    where = _where(kind, scope)
     names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
     operation: Document = {
         "operationId": f"{names[verb]}{kind.kind}{where}",
@@ -169,9 +171,17 @@ def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     return operation
 
 
-def _simple(kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "") -> Document:
+def _where(kind: type[AnyResource], scope: str) -> str:
+    """What tells the operations of one scope of a kind from those of another."""
+    return "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
+
+
+def _simple(
+    kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "", *, scope: str = ""
+) -> Document:
     schema = {"$ref": f"#/components/schemas/{shows}"} if shows else {"type": "object"}
-    return {"operationId": f"{name}{kind.kind}", "summary": summary, "tags": [kind.kind],
+    where = _where(kind, scope) if scope else ""
+    return {"operationId": f"{name}{kind.kind}{where}", "summary": summary, "tags": [kind.kind],
             "responses": {**_errors(), code: {"description": "done", "content": _content(schema)}}}  # fmt: skip
 
 

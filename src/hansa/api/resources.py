@@ -20,7 +20,7 @@ from hansa.api.grants import check_grants, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
-from hansa.api.view import view
+from hansa.api.view import at, view
 from hansa.clock import Clock, Ids
 from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
 from hansa.kinds.iam import Organization, Project
@@ -105,7 +105,8 @@ class Resources:
 
     async def show(self, asking: Asking, kind: type[AnyResource], stored: Stored) -> Document:
         """As this caller sees it: secret fields in clear for whoever may update the object, `***` for others."""
-        if not kind.secrets or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
+        has = any(at(stored.spec, path) is not None for path in kind.secrets)
+        if not has or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
 
