@@ -13,6 +13,7 @@ from hansa.api.console import STREAM
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
+from hansa.api.why import attempts_in, causes_of, helps_of
 from hansa.clock import Clock
 from hansa.dates import rfc3339
 from hansa.errors import Invalid, NotFound
@@ -147,6 +148,7 @@ class Actions:
         ready = next((c for c in conditions if c["type"] == "Ready"), None)
         due, now = await self.store.due(key), self.clock.now()
         reason = REASONS.get(ready["reason"]) if ready else None
+        causes = await causes_of(self.store, read(stored), self._knows)
         return {
             "object": ref_of(kind, key),
             "ready": ready,
@@ -159,14 +161,25 @@ class Actions:
             "pointedAtBy": [
                 await self._pointed(p.source, p.path) for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
             ],
-            "attempts": {"failures": due.failures if due else 0, "lastError": self.last_error(key)},
+            "causes": causes,
+            "attempts": {
+                "failures": due.failures if due else 0,
+                "lastError": self.last_error(key),
+                "recent": attempts_in(await self._recent(key.scope), stored.uid),
+            },
+            "helps": helps_of(causes, due, now),
             "due": {
                 "at": rfc3339(due.due_at) if due and due.due_at is not None else None,
                 "in": round(due.due_at - now, 1) if due and due.due_at is not None else None,
+                "heldFor": round(due.leased_until - now, 1) if due and due.leased_until > now else None,
             },
             "runsOn": {k: shown["status"][k] for k in RUNS_ON if k in shown["status"]},
             "help": reason.help if reason else "",
         }
+
+    async def _knows(self, key: Key) -> bool:
+        """May whoever reads one object of a project be told of what it points at?"""
+        return kind_named(key.kind).public
 
     async def _decision(self, stored: Stored) -> Document | None:
         entries = await self.store.records("decisions", about=stored.uid, limit=1)
@@ -185,6 +198,7 @@ class Actions:
         return {
             **line,
             "ready": it.ready,
+            "message": "" if it.ready else ready.message,
             "reason": ready.reason if it.stored.observed == it.generation else "Updating",
         }
 
