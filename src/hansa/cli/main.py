@@ -17,6 +17,7 @@ from hansa.errors import Conflict, Forbidden, HansaError, NotFound, Unauthentica
 
 VERBS = {
     "up": ("hansa.cli.up:up_command", "Start a whole cloud on this machine, in the foreground."),
+    "serve": ("hansa.cli.serve:serve_command", "Run one process of a cloud: its API, its control loop, or both."),
     "get": ("hansa.cli.verbs:get_command", "List objects of a kind, or show some of them."),
     "describe": ("hansa.cli.verbs:describe_command", "Everything about one object, with its conditions and events."),
     "apply": ("hansa.cli.apply:apply_command", "Make it as a file, a folder or standard input says."),
