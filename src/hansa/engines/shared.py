@@ -28,6 +28,7 @@ from hansa.errors import Bug, HansaError, Retry
 log = structlog.get_logger("hansa.engines")
 FRAME_BYTES_MAX = 64 << 20
 CONNECT_S = 2.0
+CLOSE_S = 5.0
 CALL_S = 60.0  # outlives every pass of the loop
 AGAIN_S = 0.5
 CALLS = {
@@ -50,7 +51,7 @@ class EngineServer:
     engines: Engines
     path: Path
     _server: asyncio.Server | None = None
-    _open: set[asyncio.Task[None]] = field(default_factory=set)
+    _open: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
 
     async def open(self) -> None:
         """Whoever calls this has the lock of the engines: a socket that is there is a dead one's."""
@@ -66,14 +67,16 @@ class EngineServer:
         if self._server is not None:
             self._server.close()
             self.path.unlink(missing_ok=True)
-        for task in self._open:
-            task.cancel()
+        for writer in self._open.values():
+            writer.transport.abort()
+        if self._open:
+            await asyncio.wait(set(self._open), timeout=CLOSE_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            self._open[task] = writer
+            task.add_done_callback(lambda ended: self._open.pop(ended, None))
         try:
             if _peer(writer) == os.geteuid():
                 await self._answer(reader, writer)
@@ -214,14 +217,21 @@ class RemoteConsole:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._ended = False
 
     async def read(self) -> bytes:
         try:
-            return cast(bytes, await _receive(self._reader))
+            data = b"" if self._ended else cast(bytes, await _receive(self._reader))
         except (OSError, EOFError, asyncio.IncompleteReadError):
-            return b""
+            data = b""
+        if not data:
+            self._ended = True
+            self._writer.close()
+        return data
 
     async def write(self, data: bytes) -> None:
+        if self._ended:
+            raise Retry("the console is closed")
         if not data:
             return
         try:
