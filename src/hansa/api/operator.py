@@ -117,9 +117,11 @@ class Operator:
         if client is None or any(name in PROXIED for name, _ in scope["headers"]):
             return False
         try:
-            return ipaddress.ip_address(client[0]).is_loopback
+            address = ipaddress.ip_address(client[0])
         except ValueError:
             return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
 
 
 def _given(scope: Scope) -> str:
