@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -258,6 +259,8 @@ async def test_both_control_processes_work_and_the_hosts_move(processes: tuple[P
     assert min(passes) > 0, passes
     drives = [name for name in ("control-1", "control-2") if "this process drives the hosts" in cloud.said(name)]
     assert len(drives) == 1  # the kernel gave the lock to one
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await beside(cloud.get, drives[0], "/openapi.json")  # the API is elsewhere
     logs = await beside(client.logs, "m0")
     assert "simulated: m0 started" in logs  # the API has no engines and asked the one who has
     with client.console("m0") as console:

@@ -124,6 +124,15 @@ class Operator:
         return (mapped or address).is_loopback
 
 
+async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
+    """In the place of the API, for a process that has none."""
+    if scope["type"] == "http":
+        said = "this is a control process: it answers /health and /metrics; the API is elsewhere"
+        await _answer(send, 404, {"reason": "NotFound", "debug": said, "request": scope["request"]})
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+
+
 def _given(scope: Scope) -> str:
     """The id that the client gave the request, if it is one."""
     found = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
