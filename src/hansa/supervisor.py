@@ -91,13 +91,15 @@ class Supervisor:
             for kept in self._kept:
                 if kept.process is None and now >= kept.due_at:
                     self._start(kept, now)
+        somebody = False
         for key, _ in self._selector.select(self._wait_s(now)):
             if key.fd == woken:
+                somebody = True  # ended, or we are told to
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, 4096)
             else:
                 self._hear(key.data, key.fd)
-        for kept in self._kept:
+        for kept in self._kept if somebody or self._stopping_at else ():
             if kept.process is not None and kept.process.poll() is not None:
                 self._ended(kept, time.monotonic())
         return not self._stopping_at or any(kept.process is not None for kept in self._kept)
