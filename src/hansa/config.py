@@ -20,6 +20,10 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="`postgresql://user@host/name`, or the path of an SQLite file; empty: `hansa.db` in the data folder",
     )
+    role: str = Field(
+        "all", pattern="^(all|api|control)$", description="what this process does; `hansa serve --role` sets it"
+    )
+    take_hosts: bool = Field(False, description="take the hosts over from a data folder that is gone for good")
     port: int = Field(8080, ge=0, le=65535, description="port of the API; 0 takes a free one")
     listen: str = Field(
         "", description="ADDR[:PORT] of the API; elsewhere than on loopback it speaks TLS; empty: 127.0.0.1"

@@ -9,7 +9,7 @@ from hansa import fleetreference
 from hansa.api.explain import explain_document
 from hansa.config import Settings
 from hansa.errors import HansaError
-from hansa.kinds.reasons import REASONS
+from hansa.kinds.reasons import REASONS, what_helps
 from hansa.metrics import Metrics
 from hansa.policy.access import ROLES, permissions_of
 
@@ -41,8 +41,8 @@ def kinds() -> str:
 
 
 def reasons() -> str:
-    lines = ["# Reasons of conditions", "", MADE, "| reason | phase | meaning |", "|---|---|---|"]
-    lines += [f"| `{r.name}` | {r.phase} | {r.help} |" for r in REASONS.values()]
+    lines = ["# Reasons of conditions", "", MADE, "| reason | phase | meaning | what helps |", "|---|---|---|---|"]
+    lines += [f"| `{r.name}` | {r.phase} | {r.help} | {what_helps(r.name)} |" for r in REASONS.values()]
     return "\n".join(lines) + "\n"
 
 

@@ -347,3 +347,9 @@ async def test_the_backlog_tells_what_is_due_and_what_is_in_a_hand(store: SqlSto
     assert (found.due, found.leased) == (1, 2) and 0 <= found.behind_s < 60
     await store.commit(*(Settle(lease, None) for lease in leases))
     assert ((await store.backlog()).due, (await store.backlog()).leased) == (1, 0)
+
+
+async def test_a_change_names_the_request_that_made_it(store: SqlStore) -> None:
+    made = await store.commit(Create(Key("Disk", "projects/p/regions/r", "d"), "u", {}), request="trace-1")
+    assert await store.request_of(made) == "trace-1"
+    assert await store.request_of(made + 100) == ""

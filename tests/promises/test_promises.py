@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hansa.api.documents import openapi_document
 from hansa.kinds import catalogue
-from hansa.kinds.reasons import REASONS, is_terminal
+from hansa.kinds.reasons import HELPS, REASONS, is_terminal, what_helps
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.sdk import generate
 
@@ -20,6 +20,12 @@ assert catalogue.MODULES
 def test_words_that_clients_read_as_the_end_stand_only_in_terminal_reasons() -> None:
     for reason in REASONS.values():
         assert is_terminal(reason.name) == (reason.phase == "terminal"), reason.name
+
+
+def test_every_reason_for_not_being_ready_says_what_helps() -> None:
+    for reason in REASONS.values():
+        assert bool(what_helps(reason.name)) == (reason.phase != "ready"), reason.name
+    assert set(HELPS) <= set(REASONS)
 
 
 def test_the_table_of_the_command_line_is_fresh() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from hansa.api.console import STREAM
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
+from hansa.api.why import attempts_in, causes_of, helps_of
 from hansa.clock import Clock
 from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -179,6 +181,7 @@ class Actions:
         ready = next((c for c in conditions if c["type"] == "Ready"), None)
         due, now = await self.store.due(key), self.clock.now()
         reason = REASONS.get(ready["reason"]) if ready else None
+        causes = await causes_of(self.store, read(stored), partial(self._may_know, asking))
         return {
             "object": ref_of(kind, key),
             "ready": ready,
@@ -195,10 +198,17 @@ class Actions:
                 for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
                 if await self._may_know(asking, p.source)
             ],
-            "attempts": {"failures": due.failures if due else 0, "lastError": self.last_error(key)},
+            "causes": causes,
+            "attempts": {
+                "failures": due.failures if due else 0,
+                "lastError": self.last_error(key),
+                "recent": attempts_in(await self._recent(key.scope), stored.uid),
+            },
+            "helps": helps_of(causes, due, now),
             "due": {
                 "at": rfc3339(due.due_at) if due and due.due_at is not None else None,
                 "in": round(due.due_at - now, 1) if due and due.due_at is not None else None,
+                "heldFor": round(due.leased_until - now, 1) if due and due.leased_until > now else None,
             },
             "runsOn": {k: shown["status"][k] for k in RUNS_ON if k in shown["status"]},
             "help": reason.help if reason else "",
@@ -224,6 +234,7 @@ class Actions:
         return {
             **line,
             "ready": it.ready,
+            "message": "" if it.ready else ready.message,
             "reason": ready.reason if it.stored.observed == it.generation else "Updating",
         }
 

@@ -102,6 +102,7 @@ class Api:
             log.exception("bug", request=number, method=scope["method"], path=scope["path"])
             answer = _refusal(Bug("something is broken here; the log has it under this request's id"), number)
         if isinstance(answer, StreamingResponse):
+            answer.headers["x-request-id"] = number
             await answer(scope, receive, send)
             return
         took_ms = round((time.perf_counter() - started) * 1000, 2)

@@ -50,13 +50,39 @@ def screen(why: dict[str, Any]) -> list[str]:
             lines += ["", title]
             for p in why[key]:
                 state = {True: "ready", False: "not ready", None: "-"}[p["ready"]]
-                lines.append(f"  {names.short_ref(p['ref']):<36} {state:<10} {p['reason']}".rstrip())
-    lines += ["", "work"]
-    left = why["due"]["in"]
-    when = f"in {max(0, left):.0f} s" if left is not None else "when something changes"
+                message = f": {p['message']}" if p.get("message") else ""
+                lines.append(f"  {names.short_ref(p['ref']):<36} {state:<10} {p['reason']}{message}".rstrip())
+    return [*lines, *waiting_lines(why), *work_lines(why)]
+
+
+def waiting_lines(why: dict[str, Any]) -> list[str]:
+    """Where the chain of waiting ends, when that is somewhere else. Pure."""
+    lines: list[str] = []
+    others = [c for c in why.get("causes", ()) if c["ref"] != why["object"]]
+    if others:
+        lines += ["", "waits in the end for"]
+    for cause in others:
+        message = f": {cause['message']}" if cause["message"] else ""
+        lines.append(f"  {names.short_ref(cause['ref']):<36} {cause['reason']}{message}")
+    if why.get("helps"):
+        lines += ["", "what helps", *(f"  {line}" for line in why["helps"])]
+    return lines
+
+
+def work_lines(why: dict[str, Any]) -> list[str]:
+    """What was tried, and what comes next. Pure."""
+    attempts, due = why["attempts"], why["due"]
+    lines = ["", "work"]
+    when = "when something changes" if due["in"] is None else f"in {due['in']:.0f} s"
+    if due["in"] is not None and due["in"] <= 0:
+        when = f"due since {-due['in']:.0f} s"
+    if due.get("heldFor") is not None:
+        when = f"under way, for {due['heldFor']:.0f} s more at most"
     lines.append(f"  next look  {when}")
-    if why["attempts"]["failures"] or why["attempts"]["lastError"]:
-        lines.append(
-            f"  attempts   {why['attempts']['failures']} failed in a row; last: {why['attempts']['lastError']}"
-        )
+    if attempts["failures"] or attempts["lastError"]:
+        lines.append(f"  attempts   {attempts['failures']} failed in a row; last: {attempts['lastError']}".rstrip(": "))
+    for told in attempts.get("recent", ()):
+        times = f" ({told['times']} times)" if told["times"] > 1 else ""
+        request = f" [request {told['request']}]" if told["request"] else ""
+        lines.append(f"  {told['last']}  {told['reason']:<20} {told['message']}{times}{request}".rstrip())
     return lines

@@ -19,7 +19,7 @@ import structlog
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
 from hansa.dates import parse_rfc3339, rfc3339
-from hansa.errors import Conflict, Full, Gone, NotFound, Refused, Retry
+from hansa.errors import Conflict, Full, NotFound, Refused, Retry
 from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key
@@ -192,11 +192,7 @@ class Loop:
         done about it. Empty when that change is no longer kept."""
         if it.ready and it.stored.observed == it.generation and not it.deleting:
             return ""
-        try:
-            asked = await self.world.store.changes(it.stored.user_revision - 1, limit=1)
-        except Gone:
-            return ""
-        return asked[0].request if asked and asked[0].revision == it.stored.user_revision else ""
+        return await self.world.store.request_of(it.stored.user_revision)
 
     def _unmanaged(self, it: AnyResource, lease: Lease) -> tuple[Write, ...]:
         """A kind that nobody reconciles: nothing to do, or nothing to clean up."""

@@ -202,10 +202,13 @@ class Client:
         """The kinds of the server: `items`, and what is `notBuilt`."""
         return cast(Document, self.request("GET", "/explain/v1/kinds"))
 
-    def watch(self, kind: type[R] | str, *, after: int = 0) -> Iterator[Event]:
-        """Changes of a kind's objects as they come, for ever. Raises Gone when `after` is too long ago."""
+    def watch(self, kind: type[R] | str, *, after: int | None = 0, selector: str = "") -> Iterator[Event]:
+        """Changes of a kind's objects as they come, for ever; with `after` None first what is there.
+
+        Raises Gone when `after` is too long ago.
+        """
         known = _known(kind)
-        return events_of(self, known.path(known.scope_in(self.place)), after)
+        return events_of(self, known.path(known.scope_in(self.place)), after, selector)
 
     # -- beneath --------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ CHANGES = """
 select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
  where revision > :after and (:scope = '' or scope = :scope or scope like :inside escape '!')
  order by revision limit :limit"""
+REQUEST = "select request from changes where revision = :revision"
 REVISION = "select coalesce(max(revision), 0) from changes"
 OLDEST = "select value from marks where name = 'oldest_change'"
 DROP_CHANGES = "delete from changes where at < :before and revision < :below"
