@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,11 +29,11 @@ import asyncpg
 import structlog
 
 from hansa.clock import Clock, Ids
-from hansa.errors import HansaError, Retry
+from hansa.errors import HansaError, Invalid, Retry
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate_postgresql
 from hansa.store.postgres_hints import Hints
-from hansa.store.postgres_words import AGAIN, ERRORS, LOCK_WORK, STATUS, columns, opening, told, translate
+from hansa.store.postgres_words import AGAIN, CREATE, ERRORS, LOCK_WORK, STATUS, columns, opening, told, translate
 from hansa.store.store import Row, SqlStore, Transaction
 
 T = TypeVar("T")
@@ -160,7 +160,10 @@ class PostgresDriver:
     async def read(self, statement: str, **parameters: Any) -> list[Row]:
         """A connection that broke meanwhile is replaced once: a read may be repeated."""
         text, names = translate(statement)
-        values = [parameters[name] for name in names]
+        try:
+            values = _values(names, parameters)
+        except Invalid:
+            return []  # nothing of that name can be there
         for last in (False, True):
             async with self._connection() as connection:
                 try:
@@ -260,4 +263,19 @@ class _Transaction:
 
     async def all(self, statement: str, **parameters: Any) -> list[Row]:
         text, names = translate(statement)
-        return list(await self._connection.fetch(text, *(parameters[name] for name in names)))
+        return list(await self._connection.fetch(text, *_values(names, parameters)))
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        text, names = translate(statement)
+        await self._connection.executemany(text, [_values(names, row) for row in rows])
+
+    async def create(self, **row: Any) -> int | None:
+        ((revision,),) = await self.all(CREATE, **row)
+        return None if revision is None else int(revision)
+
+
+def _values(names: tuple[str, ...], parameters: dict[str, Any]) -> list[Any]:
+    values = [parameters[name] for name in names]
+    if any(isinstance(v, str) and "\0" in v for v in values):
+        raise Invalid("a text holds a NUL character, which cannot be stored")
+    return values

@@ -54,6 +54,9 @@ with held as (
        join links l on l.source_kind = k.kind and l.source_scope = k.scope and l.source_name = k.name)
    order by w.kind, w.scope, w.name for update)
 select pg_current_xact_id()::text from (select count(*) from held) as all_of_them"""
+CREATE = """
+select hansa_create(:at, :kind, :scope, :name, :uid, :by, :request, :body, :labels, :system_labels, :spec, :status,
+                    :observed, :due)"""
 STATUS = "select pg_xact_status($1::text::xid8)"
 
 

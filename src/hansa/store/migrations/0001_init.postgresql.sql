@@ -20,3 +20,23 @@ begin
   values (number, $1, $2, $3, $4, $5, $6, $7, $8, $9, pg_snapshot_xmax(pg_current_snapshot()));
   return number;
 end $$;
+
+-- A new object in one round trip: null when its key is there already.
+create function hansa_create(
+  at double precision, kind text, scope text, name text, uid text, by_whom text, request text, body text,
+  labels text, system_labels text, spec text, status text, observed bigint, due double precision
+) returns bigint language plpgsql volatile as $$
+declare
+  number bigint;
+begin
+  if exists (select 1 from objects o where o.kind = $2 and o.scope = $3 and o.name = $4) then
+    return null;
+  end if;
+  number := hansa_change($1, $2, $3, $4, $5, 'create', $6, $7, $8);
+  insert into objects (kind, scope, name, uid, seq, created_at, generation, revision, user_revision, observed,
+                       deleted_at, labels, system_labels, spec, status)
+  values ($2, $3, $4, $5, number, $1, 1, number, number, $13, null, $9, $10, $11, $12);
+  insert into work (kind, scope, name, due_at, woken_at, leased_until, token, failures, going)
+  values ($2, $3, $4, $14, null, 0, '', 0, 0);
+  return number;
+end $$;
