@@ -31,6 +31,9 @@ VERBS = {
     "events": ("hansa.cli.verbs:events_command", "What happened, in a project or to one object."),
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
+    "migrate": ("hansa.cli.stores:migrate_command", "Bring the schema of the database up to date."),
+    "backup": ("hansa.cli.stores:backup_command", "Write the store into one file, while the cloud runs."),
+    "restore": ("hansa.cli.stores:restore_command", "Put a backup in place, on either database."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
 }
 

@@ -90,6 +90,19 @@ async def connect(url: str, *, statement_s: float = STATEMENT_S) -> asyncpg.Conn
         raise told(error, shown(url)) from error
 
 
+@contextlib.asynccontextmanager
+async def apart(url: str, *, statement_s: float = STATEMENT_S) -> AsyncIterator[asyncpg.Connection]:
+    """The same for the length of a block. Whatever the driver raises inside becomes ours."""
+    connection = await connect(url, statement_s=statement_s)
+    try:
+        yield connection
+        await connection.close(timeout=CONNECT_S)
+    except ERRORS as error:
+        raise told(error, shown(url)) from error
+    finally:
+        connection.terminate()
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has no types
     def get_reset_query(self) -> str:
         """Nothing of ours outlives a transaction: no round trip when a connection goes back."""

@@ -84,6 +84,11 @@ def opening(needs: Needs) -> str:
     return "; ".join(words)
 
 
+async def hold_all(connection: asyncpg.Connection) -> None:
+    """The whole store alone, until the transaction of this connection ends: nobody else commits meanwhile."""
+    await connection.execute(f"select pg_advisory_xact_lock({_STORE})")
+
+
 def columns(keys: tuple[Key, ...]) -> tuple[list[str], list[str], list[str]]:
     return [k.kind for k in keys], [k.scope for k in keys], [k.name for k in keys]
 
