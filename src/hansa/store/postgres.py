@@ -130,14 +130,13 @@ class PostgresDriver:
             try:
                 for migration in await migrate_postgresql(connection):
                     log.info("migrated", migration=str(migration))
-                await mend(connection)
                 await self._hints.measure(connection)
             except ERRORS as error:
                 raise told(error, self.where) from error
             finally:
                 await connection.close(timeout=CONNECT_S)
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
+                self._url, min_size=0, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
                 server_settings=SETTINGS, connection_class=_Connection,
             )  # fmt: skip
         self._hints.start()
@@ -182,7 +181,7 @@ class PostgresDriver:
                 try:
                     return list(await connection.fetch(text, *values))
                 except ERRORS as error:
-                    if last or not connection.is_closed():
+                    if last or not _is_broken(connection):
                         raise told(error, self.where) from error
         raise AssertionError
 
@@ -223,7 +222,7 @@ class PostgresDriver:
             try:
                 await connection.execute("commit")
             except ERRORS as error:
-                connection.terminate()
+                _cut(connection)
                 await self._outcome(xid, error)
             return value
 
@@ -233,7 +232,7 @@ class PostgresDriver:
             async with asyncio.timeout(CONNECT_S):
                 await connection.execute("rollback")
         except (*ERRORS, asyncio.CancelledError):
-            connection.terminate()
+            _cut(connection)
 
     async def _outcome(self, xid: str | None, error: BaseException) -> None:
         """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say."""
@@ -241,13 +240,14 @@ class PostgresDriver:
         if xid is None:
             raise unknown from error
         for _ in range(int(OUTCOME_S / 0.25)):
+            status = "in progress"
             with contextlib.suppress(HansaError, *ERRORS):
                 async with self._connection() as connection:
                     status = await connection.fetchval(STATUS, xid)
-                if status == "committed":
-                    return
-                if status != "in progress":
-                    raise told(error, self.where) from error
+            if status == "committed":
+                return
+            if status == "aborted":
+                raise told(error, self.where) from error
             await asyncio.sleep(0.25)
         raise unknown from error
 
@@ -262,12 +262,17 @@ class PostgresDriver:
                 self._pool.terminate()
 
 
-async def mend(connection: asyncpg.Connection) -> None:
-    """A copy made by PostgreSQL's own tools counts transactions anew: marks of order from elsewhere, which would hide
-    their rows until the count has caught up, are taken back."""
-    foreign = "ended_by > pg_snapshot_xmax(pg_current_snapshot())"
-    if await connection.fetchval(f"select exists (select 1 from changes where {foreign})"):
-        await connection.execute(f"update changes set ended_by = '0' where {foreign}")
+def _cut(connection: asyncpg.Connection) -> None:
+    """Ends a connection whose state nobody knows; one that broke already is not in our hands any more."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _is_broken(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 class _Transaction:

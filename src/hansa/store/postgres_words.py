@@ -16,17 +16,12 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
 LOCKS_MAX = 200  # names a commit holds one by one; a larger one holds the whole store
 _STORE = number("store")
 
-# Everything below a readable revision has ended: see migrations/0001_init.postgresql.sql.
-_READABLE = """
-select revision from changes where ended_by <= pg_snapshot_xmin(pg_current_snapshot()) order by revision desc limit 1"""
-
 OWN_SHAPE = {
-    sql.REVISION: f"select coalesce(({_READABLE}), 0)",
-    sql.CHANGES: f"""
-select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
- where revision > :after and revision <= coalesce(({_READABLE}), 0)
-   and (:scope = '' or scope = :scope or scope like :inside escape '!')
- order by revision limit :limit""",
+    # In which order changes can be read: see migrations/0001_init.postgresql.sql.
+    sql.REVISION: "select hansa_readable()",
+    sql.CHANGES: """
+select revision, at, kind, scope, name, uid, act, by_whom, request, body
+  from hansa_changes(:after, :scope, :inside, :limit)""",
     sql.INSERT_CHANGE: "select hansa_change(:at, :kind, :scope, :name, :uid, :act, :by, :request, :body)",
     # `materialized`: the locks are taken once, whatever the plan; `skip locked`: nobody waits for anybody.
     sql.CLAIM: """

@@ -25,7 +25,6 @@ from hansa.store.migrate import (
 from hansa.store.open import is_postgres
 
 _MADE = re.compile(r"\bcreate (table|function) (?:if not exists )?(\w+)")
-_MARKS = {"changes": frozenset({"ended_by"})}  # PostgreSQL's alone: they mean nothing elsewhere
 # Numbers given out after a backup was made are not given out again: clients and hosts may still know them.
 REVISIONS_SKIPPED = 1_000_000
 STATEMENT_S = 120.0
@@ -210,8 +209,7 @@ class PostgresTables:
         )
         found: dict[str, list[str]] = {}
         for table, name in rows:
-            if name not in _MARKS.get(table, ()):
-                found.setdefault(table, []).append(name)
+            found.setdefault(table, []).append(name)
         return {table: found[table] for table in _tables() if table in found}
 
     async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
