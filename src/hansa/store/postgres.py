@@ -30,10 +30,22 @@ import structlog
 
 from hansa.clock import Clock, Ids
 from hansa.errors import HansaError, Invalid, Retry
+from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate_postgresql
 from hansa.store.postgres_hints import Hints
-from hansa.store.postgres_words import AGAIN, CREATE, ERRORS, LOCK_WORK, STATUS, columns, opening, told, translate
+from hansa.store.postgres_words import (
+    AGAIN,
+    CREATE,
+    ERRORS,
+    LOCK_WORK,
+    RUNNING,
+    WRITTEN,
+    columns,
+    opening,
+    told,
+    translate,
+)
 from hansa.store.store import Row, SqlStore, Transaction
 
 T = TypeVar("T")
@@ -47,6 +59,7 @@ LOCK_S = 5.0
 ABANDONED_S = 20.0  # a transaction whose process stands still is ended by the server
 WRITE_S = 30.0  # a whole commit, attempts included
 OUTCOME_S = 10.0  # for asking what became of a commit
+OUTCOME_LOOK_S = 0.25
 ATTEMPTS = 6
 START_S = 15.0  # for a database that is still starting when we do
 SETTINGS = {
@@ -213,7 +226,8 @@ class PostgresDriver:
                 xid = None
                 if needs is not NOTHING:
                     xid = await connection.fetchval(LOCK_WORK, *columns(needs.work), *columns(needs.linked))
-                value = await work(_Transaction(connection))
+                transaction = _Transaction(connection)
+                value = await work(transaction)
             except BaseException as error:
                 await self._undo(connection)
                 if isinstance(error, ERRORS) and not isinstance(error, AGAIN):
@@ -223,7 +237,7 @@ class PostgresDriver:
                 await connection.execute("commit")
             except ERRORS as error:
                 _cut(connection)
-                await self._outcome(xid, error)
+                await self._outcome(xid, transaction.last_change, error)
             return value
 
     async def _undo(self, connection: asyncpg.Connection) -> None:
@@ -234,21 +248,24 @@ class PostgresDriver:
         except (*ERRORS, asyncio.CancelledError):
             _cut(connection)
 
-    async def _outcome(self, xid: str | None, error: BaseException) -> None:
-        """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say."""
+    async def _outcome(self, xid: str | None, change: Change | None, error: BaseException) -> None:
+        """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say.
+
+        Its last change tells: a transaction's id alone may be given out again after a crash."""
         unknown = Retry("the database went away while it committed: whether it did is not known", detail=self.where)
-        if xid is None:
+        if xid is None or change is None:
             raise unknown from error
-        for _ in range(int(OUTCOME_S / 0.25)):
-            status = "in progress"
+        for _ in range(int(OUTCOME_S / OUTCOME_LOOK_S)):
+            known, running = False, True
             with contextlib.suppress(HansaError, *ERRORS):
                 async with self._connection() as connection:
-                    status = await connection.fetchval(STATUS, xid)
-            if status == "committed":
+                    running = await connection.fetchval(RUNNING, xid)  # first: afterwards it changes nothing any more
+                    known = await connection.fetchval(WRITTEN, *change)
+            if known:
                 return
-            if status == "aborted":
+            if not running:
                 raise told(error, self.where) from error
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(OUTCOME_LOOK_S)
         raise unknown from error
 
     async def close(self) -> None:
@@ -275,13 +292,20 @@ def _is_broken(connection: asyncpg.Connection) -> bool:
         return True
 
 
+Change = tuple[int, float, str]  # revision, at, uid: enough to know a change by
+
+
 class _Transaction:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
+        self.last_change: Change | None = None
 
     async def all(self, statement: str, **parameters: Any) -> list[Row]:
         text, names = translate(statement)
-        return list(await self._connection.fetch(text, *_values(names, parameters)))
+        rows = list(await self._connection.fetch(text, *_values(names, parameters)))
+        if statement is sql.INSERT_CHANGE:
+            self.last_change = (rows[0][0], parameters["at"], parameters["uid"])
+        return rows
 
     async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
         text, names = translate(statement)
@@ -289,6 +313,8 @@ class _Transaction:
 
     async def create(self, **row: Any) -> int | None:
         ((revision,),) = await self.all(CREATE, **row)
+        if revision is not None:
+            self.last_change = (revision, row["at"], row["uid"])
         return None if revision is None else int(revision)
 
 

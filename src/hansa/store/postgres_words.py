@@ -52,7 +52,8 @@ select pg_current_xact_id()::text from (select count(*) from held) as all_of_the
 CREATE = """
 select hansa_create(:at, :kind, :scope, :name, :uid, :by, :request, :body, :labels, :system_labels, :spec, :status,
                     :observed, :due)"""
-STATUS = "select pg_xact_status($1::text::xid8)"
+RUNNING = "select not pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())"
+WRITTEN = "select exists (select 1 from changes where revision = $1 and at = $2 and uid = $3)"
 
 
 @lru_cache(maxsize=512)
