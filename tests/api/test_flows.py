@@ -44,9 +44,12 @@ class Terraform:
     async def refresh(self) -> None:
         """What others did to an object's status is taken over, as `terraform refresh` does, once nothing moves."""
         async with asyncio.timeout(10):
-            while (seen := {path: state(await self._settled(path)) for path in self.kept}) != self.kept:
+            same = 0
+            while same < 3:
+                await asyncio.sleep(0.05)
+                seen = {path: state(await self._settled(path)) for path in self.kept}
+                same = same + 1 if seen == self.kept else 0
                 self.kept.update(seen)
-                await asyncio.sleep(0.1)
 
     async def plan_is_empty(self) -> None:
         for path, kept in self.kept.items():

@@ -61,7 +61,7 @@ class Time:
 @pytest.fixture(params=["file", "inline", "postgresql"])
 async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
     if request.param == "postgresql":
-        url = await server().fresh()
+        url = await server().empty()
         made = await open_store(url, clock=Time(), ids=SystemIds(), follow_clock=False)
         yield made
         await made.close()
@@ -205,6 +205,19 @@ async def test_a_single_key_has_one_owner(store: SqlStore) -> None:
     assert raised.value.owner == "u1" and [h.claim.key for h in await store.claims("addr")] == ["4"]
     await store.commit(Release("u1", ("addr",)))
     await store.commit(Reserve("u2", (Claim("addr", "4"),)))
+
+
+async def test_many_keys_are_reserved_as_one_is(store: SqlStore) -> None:
+    many = tuple(Claim("addr", str(n), until=clock_of(store).at + 10) for n in range(50))
+    await store.commit(Reserve("u1", (*many, Claim("other", "x"))))
+    await store.commit(Reserve("u1", many))
+    assert len(await store.claims("addr")) == 50 and len(await store.claims("other")) == 1
+    with pytest.raises(Full) as raised:
+        await store.commit(Reserve("u2", (*(Claim("free", str(n)) for n in range(20)), Claim("addr", "49"))))
+    assert (raised.value.owner, raised.value.key) == ("u1", "49") and await store.claims("free") == []
+    clock_of(store).at += 11
+    await store.commit(Reserve("u2", many))
+    assert {h.owner for h in await store.claims("addr")} <= {"u2"}
 
 
 async def test_a_claim_with_an_end_can_be_taken_over_after_it(store: SqlStore) -> None:

@@ -38,6 +38,9 @@ VERBS = {
     "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
     "fleet": ("hansa.cli.fleet:fleet_command", "Check a fleet file, show one, and the schema for editors."),
+    "migrate": ("hansa.cli.stores:migrate_command", "Bring the schema of the database up to date."),
+    "backup": ("hansa.cli.stores:backup_command", "Write the store into one file, while the cloud runs."),
+    "restore": ("hansa.cli.stores:restore_command", "Put a backup in place, on either database."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
     "completion": ("hansa.cli.completion:completion_command", "The script that lets a shell complete kinds and names."),
 }

@@ -129,6 +129,7 @@ select scope, key, owner, amount, single, until, note from claims
 CLAIMS_OF = f"""
 select scope, key, owner, amount, single, until, note from claims where owner = :owner and {_LIVE} order by scope, key"""
 CLAIM_HOLDERS = "select owner, amount, single, until from claims where scope = :scope and key = :key"
+SCOPE_HOLDERS = "select key, owner, until from claims where scope = :scope"
 DROP_CLAIM = "delete from claims where scope = :scope and key = :key and owner = :owner"
 INSERT_CLAIM = """
 insert into claims (scope, key, owner, amount, single, until, note)

@@ -47,10 +47,19 @@ from hansa.store.port import (
 T = TypeVar("T")
 Row = Sequence[Any]
 EVERYTHING = 2**62
+ONE_BY_ONE = 16  # single keys that are reserved one after the other; more go scope by scope
 
 
 class Transaction(Protocol):
     async def all(self, statement: str, **parameters: Any) -> list[Row]: ...
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        """One statement for every row, without answers."""
+        ...
+
+    async def create(self, **row: Any) -> int | None:
+        """The rows of a new object in `objects`, `changes` and `work`: its revision, None when the key is there."""
+        ...
 
 
 class Driver(Protocol):
@@ -251,6 +260,9 @@ class _Pen:
             case Forget():
                 await self._forget(write)
             case Reserve():
+                if len(write.claims) > ONE_BY_ONE and all(c.ceiling is None for c in write.claims):
+                    await self._reserve_keys(write.owner, write.claims)
+                    return
                 for claim in write.claims:
                     await self._reserve(write.owner, claim)
             case Release():
@@ -280,28 +292,23 @@ class _Pen:
     async def _create(self, it: Create) -> None:
         for parent in it.parents:
             await self._must_be_there(parent)
-        if rows := await self._tx.all(sql.STATE, **_key(it.key)):
-            state = "is still being deleted" if rows[0][1] is not None else "exists already"
-            raise AlreadyExists(f"AlreadyExists: {it.key} {state}")
         fresh = Stored(
             it.key, it.uid, self._now, observed=it.observed, labels=dict(it.labels),
             system_labels=dict(it.system_labels), spec=it.spec, status=it.status,
         )  # fmt: skip
         texts = _texts(fresh)
-        revision = await self._change(fresh, "create", texts)
-        await self._tx.all(
-            sql.INSERT_OBJECT,
-            uid=it.uid,
-            revision=revision,
-            at=self._now,
-            observed=it.observed,
-            **texts,
-            **_key(it.key),
-        )
+        revision = await self._tx.create(
+            at=self._now, uid=it.uid, by=self._by, request=self._request, body=_body(fresh, texts),
+            observed=it.observed, due=self._now if it.due else None, **texts, **_key(it.key),
+        )  # fmt: skip
+        if revision is None:
+            rows = await self._tx.all(sql.STATE, **_key(it.key))
+            state = "is still being deleted" if rows and rows[0][1] is not None else "exists already"
+            raise AlreadyExists(f"AlreadyExists: {it.key} {state}")
+        self.revision = revision
         if it.links:
             await self._link(it.key, it.uid, it.links)
             await self._wake_linked(it.key)
-        await self._tx.all(sql.INSERT_WORK, due=self._now if it.due else None, **_key(it.key))
 
     async def _must_be_there(self, key: Key) -> None:
         rows = await self._tx.all(sql.STATE, **_key(key))
@@ -471,6 +478,21 @@ class _Pen:
             sql.INSERT_CLAIM, owner=owner, amount=claim.amount, single=int(claim.ceiling is None), until=claim.until,
             note=claim.note, **place,
         )  # fmt: skip
+
+    async def _reserve_keys(self, owner: str, claims: Sequence[Claim]) -> None:
+        """The same for many single keys: a network sets aside hundreds of addresses at once."""
+        for scope in sorted({c.scope for c in claims}):
+            wanted = {c.key: c for c in claims if c.scope == scope}
+            for key, other, until in await self._tx.all(sql.SCOPE_HOLDERS, scope=scope):
+                if key in wanted and (other == owner or (until is not None and until <= self._now)):
+                    await self._tx.all(sql.DROP_CLAIM, owner=other, scope=scope, key=key)
+                elif key in wanted:
+                    raise Full(scope, key, owner=other)
+            rows = [
+                {"scope": scope, "key": c.key, "owner": owner, "amount": c.amount, "single": 1, "until": c.until, "note": c.note}
+                for c in wanted.values()
+            ]  # fmt: skip
+            await self._tx.many(sql.INSERT_CLAIM, rows)
 
     async def _release(self, it: Release) -> None:
         if not it.scopes:
