@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hansa.kinds.quotas import SHIPPED, Quotas
 
 
 class Settings(BaseSettings):
@@ -45,10 +48,20 @@ class Settings(BaseSettings):
     access_token_s: int = Field(900, ge=60, le=3600, description="life of a user's access token, seconds")
     audiences: str = Field("", description="more accepted `aud` values of service account assertions, comma separated")
     loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
+    quotas: Quotas = Field(
+        SHIPPED,
+        description="what every organisation may hold that has no limit of its own, as JSON of the form of "
+        "`spec.quotas`; a quantity that is not named has no limit then",
+    )
     accelerator: str = Field(
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
     image_cache: Path | None = Field(None, description="folder of built images, shared by every data folder")
+
+    @cached_property
+    def quota_limits(self) -> dict[str, int]:
+        """`quotas` by quantity."""
+        return self.quotas.limits()
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

@@ -180,6 +180,8 @@ class Api:
     async def _collection(
         self, request: Request, route: Route, asking: Asking, query: Query
     ) -> Answer | StreamingResponse:
+        if request.method == "GET" and "S" in route.kind.verbs:
+            return _json(200, await self.resources.singleton(asking, route.kind, route.scope))
         selector = query.get("labelSelector", "")
         if request.method == "GET" and "L" in route.kind.verbs:
             if flag(query, "watch"):

@@ -14,7 +14,7 @@ from hansa.kinds.rules import model_in, rule_of
 
 assert catalogue.MODULES  # the registry is whole
 
-METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete"}
+METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete", "S": "get"}
 ERRORS = {
     "400": "a field breaks a rule, or the request has no good form",
     "401": "no token, or one that is not good any more",
@@ -108,7 +108,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
     paths: Document = {base: {"parameters": given} if given else {}}
     one: Document = {"parameters": [*given, _parameter("id")]}
     for verb in kind.verbs:
-        target = paths[base] if verb in "LC" else one
+        target = paths[base] if verb in "LCS" else one
         target[METHOD_OF[verb]] = _operation(kind, verb, scope)
     if set(kind.verbs) & set("GPD"):
         paths[base + "/{id}"] = one
@@ -137,7 +137,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
 def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     ref = {"$ref": f"#/components/schemas/{kind.kind}"}
     where = "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
-    names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
+    names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete", "S": "get"}
     operation: Document = {
         "operationId": f"{names[verb]}{kind.kind}{where}",
         "tags": [kind.kind],
@@ -213,6 +213,7 @@ _PROBLEM: Document = {
         "debug": _TEXT,
         "help": _TEXT,
         "request": _TEXT,
+        "details": {"type": "object", "description": "figures of a spent quota, the id of the decision"},
         "fields": {"type": "array", "items": {"type": "object", "properties": {"path": _TEXT, "message": _TEXT}}},
     },
 }

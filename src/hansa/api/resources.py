@@ -9,11 +9,12 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
@@ -24,6 +25,7 @@ from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
+from hansa.policy.quota import is_quota, spent
 from hansa.policy.verdict import Act, Caller, Rules
 from hansa.sealing import Sealer
 from hansa.store.port import (
@@ -64,12 +66,18 @@ class Resources:
     sealer: Sealer
     clock: Clock
     ids: Ids
+    quota_defaults: Mapping[str, int] = field(default_factory=dict)
 
     # -- reading ----------------------------------------------------------------------------
 
     async def get(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
         return await self.show(kind, await self.stored(key))
+
+    async def singleton(self, asking: Asking, kind: type[AnyResource], scope: str) -> Document:
+        """What stands alone in its place, under the name of its collection."""
+        await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
+        return view(kind, await quotas.singleton(self.store, kind, scope, self.quota_defaults))
 
     async def stored(self, key: Key) -> Stored:
         try:
@@ -101,6 +109,8 @@ class Resources:
 
     async def show(self, kind: type[AnyResource], stored: Stored) -> Document:
         """As this caller sees it: whoever may read a project's objects here may update them too."""
+        if kind is Organization:
+            stored = await quotas.with_usage(self.store, stored)
         if not kind.secrets:
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
@@ -127,6 +137,8 @@ class Resources:
         if asking.idempotency and (first := await self._earlier(asking, kind, body)) is not None:
             return first
         it = kind(fresh)
+        if kind is Project:
+            await quotas.check_may_set(self.gate, asking.caller, kind, None, fresh, self.quota_defaults)
         admission = self.admissions.get(kind.kind, NOTHING)
         birth = await admission.born(it) if admission.born else Birth()
         create = Create(
@@ -135,6 +147,7 @@ class Resources:
         )  # fmt: skip
         if asking.dry_run:
             await self._refuse_existing(key)
+            await quotas.refuse_spent(self.store, birth.also)
             return await self._rehearsed(admission, kind, replace(fresh, status=birth.status), verdict.rule)
         sealed = [
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
@@ -211,12 +224,15 @@ class Resources:
         if stored.deleted_at is not None:
             raise Conflict(f"{stored.key} is being deleted")
         fresh = replace(stored, spec=spec, labels=labels, generation=stored.generation + (spec != stored.spec))
+        if kind in (Organization, Project):
+            await quotas.check_may_set(self.gate, asking.caller, kind, stored, fresh, self.quota_defaults)
         also: tuple[Write, ...] = ()
         to = relinked(kind, stored.key, kind(stored).spec, typed) if spec != stored.spec else ()
         admission = self.admissions.get(kind.kind, NOTHING)
         if spec != stored.spec and admission.amend is not None:
             also = await admission.amend(kind(stored), kind(fresh))
         if asking.dry_run:
+            await quotas.refuse_spent(self.store, also)
             return {"dryRun": True, "object": await self.show(kind, fresh), "placement": None}
         update = Update(
             stored.key,
@@ -282,6 +298,8 @@ def _parents(key: Key) -> tuple[Key, ...]:
 
 def _as_conflict(full: Full) -> Exception:
     """A single key that somebody else holds is a conflict; an amount above its ceiling stays what it is."""
+    if full.short is not None and is_quota(full):
+        return spent(full.scope, full.key, full.short)
     return InUse(full.message) if full.owner else full
 
 

@@ -126,7 +126,7 @@ class Resource(Generic[S, T]):
     collection: ClassVar[str]
     scope: ClassVar[str]  # "", "global", "projects/{project}", "projects/{project}/regions/{region}", …
     scopes: ClassVar[tuple[str, ...]]  # every scope in which it may stand, `scope` first
-    verbs: ClassVar[str] = "CGLPD"
+    verbs: ClassVar[str] = "CGLPD"  # S: one object that stands under the name of its collection
     short: ClassVar[tuple[str, ...]] = ()  # names the command line also takes
     columns: ClassVar[tuple[tuple[str, str], ...]] = ()  # heading, path
     actions: ClassVar[tuple[str, ...]] = ()

@@ -90,7 +90,9 @@ class Client:
     def list(self, kind: type[R] | str, *, selector: str = "") -> builtins.list[R] | Documents:
         """All objects of a kind in this place, oldest first; `selector` as in `tier=web,env!=test`."""
         query = {"labelSelector": selector} if selector else {}
-        items: Documents = self.request("GET", self.path_of(Target(_known(kind))), query)["items"]
+        known = _known(kind)
+        answer = self.request("GET", self.path_of(Target(known)), query)
+        items: Documents = [answer] if "S" in known.verbs else answer["items"]
         return items if isinstance(kind, str) else [self._typed(kind, item) for item in items]
 
     @overload
