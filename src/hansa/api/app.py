@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import orjson
@@ -20,12 +20,14 @@ from starlette.types import Receive, Scope, Send
 
 from hansa.api.actions import Actions
 from hansa.api.console import Consoles
+from hansa.api.decisions import Decisions
 from hansa.api.documents import explain_document, openapi_document
 from hansa.api.patch import refuse_deep
 from hansa.api.problem import problem, retry_after
 from hansa.api.query import Query, flag, is_digits, query_of, whole, whole_or
 from hansa.api.resources import Asking, Resources
 from hansa.api.routes import Route, resolve
+from hansa.api.usage import Usage
 from hansa.clock import Ids
 from hansa.errors import Bug, HansaError, Invalid, MethodNotAllowed, NotFound, TooLarge
 from hansa.kinds.resource import Document
@@ -35,6 +37,7 @@ from hansa.units import BODY_BYTES_MAX
 log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
+ACTS = {"POST": "create", "PATCH": "update", "DELETE": "delete"}
 REALM = "evroc-customer"
 NO_STORE = (b"cache-control", b"no-store")
 
@@ -73,6 +76,13 @@ class Api:
     changed: Callable[[int], Awaitable[None]]
     ready: Callable[[], Awaitable[Document]]
     documents: dict[str, bytes] = field(default_factory=dict)
+    usage: Usage = field(init=False)
+    decisions: Decisions = field(init=False)
+
+    def __post_init__(self) -> None:
+        it = self.resources
+        self.usage = Usage(it.store, it.gate, it.clock)
+        self.decisions = Decisions(it.store, it.gate, it.clock, it.ids)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -138,7 +148,19 @@ class Api:
         if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
             after, limit = whole(query, "after"), whole_or(query, "limit", 100)
             return _json(200, await self.actions.events_in(asking, parts[3], after, limit))
-        return await self._resource(request, resolve(parts), asking, query)
+        if parts[:3] == ["ledger", "v1", "projects"] and parts[4:] == ["usage"]:
+            return _json(200, await self.usage.read(caller, parts[3], query))
+        if parts[:2] == ["decisions", "v1"] and len(parts) == 3:
+            return _json(200, await self.decisions.find(caller, parts[2]))
+        route = resolve(parts)
+        try:
+            said = await self._resource(request, route, asking, query)
+        except HansaError as error:
+            if request.method != "GET":
+                act = route.verb or ACTS.get(request.method, request.method.lower())
+                await self.decisions.refused(caller, act, route.kind, route.key, number, error)
+            raise
+        return said if isinstance(said, StreamingResponse) else _decided(said, asking)
 
     # -- what needs no caller ---------------------------------------------------------------
 
@@ -229,6 +251,12 @@ class Api:
             body = await _document_in(request, empty=True)
             return _json(200, await self.actions.revoke(asking, kind, key, body))
         raise _not_offered(request, route)
+
+
+def _decided(answer: Answer, asking: Asking) -> Answer:
+    """Names the verdict that let a write through."""
+    headers = tuple((b"x-decision-id", id.encode()) for id in asking.decisions)
+    return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
 
 
 def _not_offered(request: Request, route: Route) -> MethodNotAllowed:

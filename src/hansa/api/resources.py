@@ -16,6 +16,7 @@ import orjson
 
 from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
+from hansa.api.decisions import allowed
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
@@ -26,10 +27,11 @@ from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
 from hansa.policy.quota import is_quota, spent
-from hansa.policy.verdict import Act, Caller, Rules
+from hansa.policy.verdict import Act, Caller, Rules, Subject
 from hansa.sealing import Sealer
 from hansa.store.port import (
     Admission,
+    Append,
     Birth,
     Claim,
     Create,
@@ -56,6 +58,7 @@ class Asking:
     dry_run: bool = False
     strict: bool = False
     idempotency: str = ""
+    decisions: builtins.list[str] = field(default_factory=builtins.list)  # ids of the verdicts, for the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +156,25 @@ class Resources:
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
             for p, v in want.secrets.items()
         ]
-        writes: builtins.list[Write] = [*self._once(asking, uid, body, now), create, *sealed, *birth.also]
+        decided = self.decided(asking, "create", kind, key, uid, verdict.rule)
+        writes: builtins.list[Write] = [*self._once(asking, uid, body, now), create, *sealed, *birth.also, decided]
         try:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         except Full as full:
             if full.scope.startswith("idempotency/") and (first := await self._earlier(asking, kind, body)) is not None:
+                asking.decisions.clear()
                 return first
             raise _as_conflict(full) from full
         shown = await self.show(kind, await self.store.get(key))
         return {**shown, "status": {**shown["status"], **birth.shown}} if birth.shown else shown
+
+    def decided(
+        self, asking: Asking, act: str, kind: type[AnyResource], key: Key, uid: str, rule: str
+    ) -> Append:  # fmt: skip
+        """The record of the verdict, for the commit of what it allows."""
+        id = self.ids.uid()
+        asking.decisions[:] = [id]
+        return allowed(id, asking.caller, act, kind, key, uid=uid, rule=rule, request=asking.request)
 
     async def _refuse_existing(self, key: Key) -> None:
         try:
@@ -201,21 +214,21 @@ class Resources:
         metadata = envelope(kind, key.scope, body)
         if metadata.get("id") not in (None, key.name):
             raise Invalid.field("metadata.id", f'must be "{key.name}" as in the path, given {metadata["id"]!r}')
-        await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        rule = self.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
         since = _revision(metadata.get("resourceVersion"))
         for _ in range(PATCH_TRIES):
             stored = await self.stored(key)
             if since is not None and since < stored.user_revision:
                 raise Conflict(f"{key} was changed by a user since resourceVersion {since}: read it again")
             try:
-                return await self._patched(asking, kind, stored, metadata, body)
+                return await self._patched(asking, kind, stored, metadata, body, rule)
             except Conflict as conflict:
                 if since is not None or type(conflict) is not Conflict or stored.deleted_at is not None:
                     raise
         raise Conflict(f"{key} is being changed by others all the time: try again")
 
     async def _patched(
-        self, asking: Asking, kind: type[AnyResource], stored: Stored, metadata: Document, body: Document
+        self, asking: Asking, kind: type[AnyResource], stored: Stored, metadata: Document, body: Document, rule: str
     ) -> Document:
         labels = check_labels(metadata["userLabels"]) if "userLabels" in metadata else stored.labels
         spec, typed = self._merged(kind, stored, body.get("spec"), strict=asking.strict)
@@ -241,8 +254,9 @@ class Resources:
             labels=labels if labels != stored.labels else None,
             links=to,
         )
+        decided = self.decided(asking, "update", kind, stored.key, stored.uid, rule)
         try:
-            await self.store.commit(update, *also, by=asking.caller.ref, request=asking.request)
+            await self.store.commit(update, *also, decided, by=asking.caller.ref, request=asking.request)
         except Full as full:
             raise _as_conflict(full) from full
         return await self.show(kind, await self.store.get(stored.key))
@@ -271,14 +285,18 @@ class Resources:
     # -- deleting ---------------------------------------------------------------------------
 
     async def delete(self, asking: Asking, kind: type[AnyResource], key: Key) -> None:
-        await self.gate.allow(asking.caller, Act.DELETE, kind, key)
+        rule = self.rule(asking, Act.DELETE, await self.gate.allow(asking.caller, Act.DELETE, kind, key))
         stored = await self.stored(key)
         admission = self.admissions.get(kind.kind, NOTHING)
         if admission.guard is not None and stored.deleted_at is None:
             await admission.guard(kind(stored))
         if asking.dry_run:
             return
-        await self.store.commit(Delete(key, uid=stored.uid), by=asking.caller.ref, request=asking.request)
+        decided = self.decided(asking, "delete", kind, key, stored.uid, rule)
+        await self.store.commit(Delete(key, uid=stored.uid), decided, by=asking.caller.ref, request=asking.request)
+
+    def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
+        return decide(asking.caller, act, subject, Rules()).rule
 
     def may(self, caller: Caller, subject: Any) -> bool:
         return decide(caller, Act.READ, subject, Rules()).allowed
