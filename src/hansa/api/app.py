@@ -158,7 +158,7 @@ class Api:
         except HansaError as error:
             if request.method != "GET":
                 act = route.verb or ACTS.get(request.method, request.method.lower())
-                await self.decisions.refused(caller, act, route.kind, route.key, number, error)
+                await self.decisions.refused(caller, act, route.kind, asking.notes.key or route.key, number, error)
             raise
         return said if isinstance(said, StreamingResponse) else _decided(said, asking)
 
@@ -255,8 +255,8 @@ class Api:
 
 def _decided(answer: Answer, asking: Asking) -> Answer:
     """Names the verdict that let a write through."""
-    headers = tuple((b"x-decision-id", id.encode()) for id in asking.decisions)
-    return replace(answer, headers=(*answer.headers, *headers)) if headers else answer
+    id = asking.notes.decision
+    return replace(answer, headers=(*answer.headers, (b"x-decision-id", id.encode()))) if id else answer
 
 
 def _not_offered(request: Request, route: Route) -> MethodNotAllowed:

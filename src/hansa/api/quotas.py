@@ -11,7 +11,14 @@ from dataclasses import replace
 from hansa.api.admission import Gate
 from hansa.errors import Forbidden, NotFound
 from hansa.kinds.iam import Organization, Project
-from hansa.kinds.quotas import OrgQuota, ProjectQuota, limits_document, usage_document
+from hansa.kinds.quotas import (
+    OrgQuota,
+    ProjectQuota,
+    limits_document,
+    project_limits_document,
+    project_usage_document,
+    usage_document,
+)
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.quota import effective, organization_scope, project_scope, raised, short_of, spent
 from hansa.policy.verdict import Act, Caller
@@ -25,20 +32,25 @@ async def singleton(store: Store, kind: type[AnyResource], scope: str, defaults:
     if kind is OrgQuota:
         owner = Organization(await store.get(Key("Organization", "", place.organization or "")))
         spec: Document = {"quotas": limits_document(effective(owner.spec.quotas, defaults))}
-        used = await used_in(store, organization_scope(owner.name))
-        return _shown(kind, scope, owner, spec, used)
+        return _shown(kind, scope, owner, spec, await usage_of(store, owner.name))
     if kind is ProjectQuota:
         project = Project(await store.get(Key("Project", "", place.project or "")))
-        spec = limits_document(effective(project.spec.quotas, {}))
-        return _shown(kind, scope, project, spec, await used_in(store, project_scope(project.name)))
+        spec = project_limits_document(effective(project.spec.quotas, {}))
+        usage = project_usage_document(await used_in(store, project_scope(project.name)))
+        return _shown(kind, scope, project, spec, usage)
     raise NotFound(f"{kind.kind} is no singleton")
 
 
-def _shown(kind: type[AnyResource], scope: str, owner: AnyResource, spec: Document, used: Mapping[str, int]) -> Stored:
+def _shown(kind: type[AnyResource], scope: str, owner: AnyResource, spec: Document, usage: Document) -> Stored:
     key = Key(kind.kind, scope, owner.name)
-    status = {"quotaUsage": usage_document(used)}
     return replace(
-        owner.stored, key=key, spec=spec, status=status, labels={}, deleted_at=None, observed=owner.generation
+        owner.stored,
+        key=key,
+        spec=spec,
+        status={"quotaUsage": usage},
+        labels={},
+        deleted_at=None,
+        observed=owner.generation,
     )
 
 
@@ -46,10 +58,13 @@ async def used_in(store: Store, scope: str) -> dict[str, int]:
     return {count.key: count.held for count in await store.counts(scope)}
 
 
+async def usage_of(store: Store, organization: str) -> Document:
+    return usage_document(await used_in(store, organization_scope(organization)))
+
+
 async def with_usage(store: Store, stored: Stored) -> Stored:
     """An organisation with what it holds, which is in no status but in the store's sums."""
-    usage = usage_document(await used_in(store, organization_scope(stored.key.name)))
-    return stored.with_status({**stored.status, "quotaUsage": usage})
+    return stored.with_status({**stored.status, "quotaUsage": await usage_of(store, stored.key.name)})
 
 
 # -- setting them -------------------------------------------------------------------------------

@@ -49,6 +49,14 @@ PATCH_TRIES = 8
 NOTHING = Admission()
 
 
+@dataclass(slots=True)
+class Notes:
+    """What a request came to, for its answer: which object it was about, and the verdict that let it through."""
+
+    key: Key | None = None
+    decision: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Who asks, in which request, with which switches."""
@@ -58,7 +66,7 @@ class Asking:
     dry_run: bool = False
     strict: bool = False
     idempotency: str = ""
-    decisions: builtins.list[str] = field(default_factory=builtins.list)  # ids of the verdicts, for the answer
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ class Resources:
 
     async def create(self, asking: Asking, kind: type[AnyResource], scope: str, body: Document) -> Document:
         want = asked(kind, scope, body, strict=asking.strict)
-        key = Key(kind.kind, scope, want.name)
+        key = asking.notes.key = Key(kind.kind, scope, want.name)
         verdict = await self.gate.allow_create(
             asking.caller, kind, key, organization=str(want.spec.get("organization", ""))
         )
@@ -162,7 +170,7 @@ class Resources:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         except Full as full:
             if full.scope.startswith("idempotency/") and (first := await self._earlier(asking, kind, body)) is not None:
-                asking.decisions.clear()
+                asking.notes.decision = ""
                 return first
             raise _as_conflict(full) from full
         shown = await self.show(kind, await self.store.get(key))
@@ -173,7 +181,7 @@ class Resources:
     ) -> Append:  # fmt: skip
         """The record of the verdict, for the commit of what it allows."""
         id = self.ids.uid()
-        asking.decisions[:] = [id]
+        asking.notes.decision = id
         return allowed(id, asking.caller, act, kind, key, uid=uid, rule=rule, request=asking.request)
 
     async def _refuse_existing(self, key: Key) -> None:

@@ -28,7 +28,7 @@ MACHINES, DISKS, SNAPSHOTS = "compute.virtualMachines", "compute.disks", "comput
 PUBLIC_IPS, VPCS = "networking.publicIPs", "networking.virtualPrivateClouds"
 OBJECT_STORAGE, PROJECTS = "objectStorage.totalSize", "iam.projects"
 SIZES = frozenset({MEMORY, BLOCK_STORAGE, OBJECT_STORAGE})  # in bytes; everything else is a count
-COUNTS = (VCPUS, MACHINES, DISKS, SNAPSHOTS, PUBLIC_IPS, VPCS, PROJECTS)
+COUNTS = (VCPUS, MACHINES, DISKS, SNAPSHOTS, PUBLIC_IPS, VPCS, PROJECTS)  # the last is of organisations only
 _GPU_KEYS = {"L40S": "nvidia.com/AD102GL_L40S", "B200": "nvidia.com/GB100_B200"}  # by the model of a profile
 
 
@@ -116,24 +116,37 @@ def size_text(amount: int) -> str:
 
 
 def limits_document(limits: Mapping[str, int]) -> Document:
-    """Limits as the contract shows them: those that clients expect are always there."""
-    return _document(limits, {VCPUS: COUNT_MAX, PUBLIC_IPS: COUNT_MAX}, SIZES, NO_LIMIT)
+    """An organisation's limits as the contract shows them: those that clients expect are always there."""
+    return _document(limits, {VCPUS: COUNT_MAX, PUBLIC_IPS: COUNT_MAX}, SIZES)
+
+
+def project_limits_document(limits: Mapping[str, int]) -> Document:
+    """A project's own limits; its organisation's hold as well, so that few have any."""
+    return _document(limits, {}, {OBJECT_STORAGE})
 
 
 def usage_document(used: Mapping[str, int]) -> Document:
-    """Amounts in use, sizes also as numbers in the units of the contract."""
-    counts = dict.fromkeys((*COUNTS, *SIZES), 0)
-    shown = _document({**counts, **used}, {}, frozenset(), NO_LIMIT)
-    shown["compute"]["memoryInKiBs"] = -(-used.get(MEMORY, 0) // 1024)
-    shown["compute"]["blockStorageInMBs"] = -(-used.get(BLOCK_STORAGE, 0) // 10**6)
+    """An organisation's amounts in use, sizes also as numbers in the units of the contract."""
+    return _usage({**dict.fromkeys((*COUNTS, *SIZES), 0), **used})
+
+
+def project_usage_document(used: Mapping[str, int]) -> Document:
+    return _usage({**dict.fromkeys((*COUNTS[:-1], *SIZES), 0), **used})
+
+
+def _usage(amounts: Mapping[str, int]) -> Document:
+    shown = _document(amounts, {}, ())
+    shown["compute"]["memoryInKiBs"] = -(-amounts[MEMORY] // 1024)
+    shown["compute"]["blockStorageInMBs"] = -(-amounts[BLOCK_STORAGE] // 10**6)
     return shown
 
 
-def _document(amounts: Mapping[str, int], always: Mapping[str, int], sizes: Iterable[str], otherwise: str) -> Document:
+def _document(amounts: Mapping[str, int], always: Mapping[str, int], sizes: Iterable[str]) -> Document:
+    """By part and name. `always`: counts that are there in any case; `sizes`: likewise, `unlimited` when not limited."""
     shown: Document = {"compute": {"gpus": {}}, "networking": {}, "objectStorage": {}}
     for path in sizes:
         part, name = path.split(".")
-        shown[part][name] = otherwise
+        shown[part][name] = NO_LIMIT
     for path, amount in sorted({**always, **amounts}.items()):
         if path.startswith(f"{GPUS}."):
             shown["compute"]["gpus"][path.removeprefix(f"{GPUS}.")] = amount

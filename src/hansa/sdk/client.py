@@ -174,6 +174,10 @@ class Client:
         """Conditions, the placement's decision with its refusals, neighbours, attempts, what is due."""
         return cast(Document, self.request("GET", self.path(kind, name) + "/why"))
 
+    def decision(self, id: str) -> Document:
+        """A verdict on a write, or a placement, by its id. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/decisions/v1/{quote(id, safe='')}"))
+
     def logs(self, name: str, *, bytes_max: int = 65536) -> str:
         """The end of a machine's console log."""
         path = self.path("VirtualMachine", name) + f"/logs?bytes={bytes_max}"
