@@ -19,28 +19,26 @@ if TYPE_CHECKING:
 TRIES = 3
 
 
-def in_order(claims: Sequence[Claim]) -> Sequence[Claim]:
-    """Counted claims by scope and key, as everybody locks them; the others first, as they were given."""
-    if not any(claim.counted for claim in claims):
-        return claims
-    return sorted(claims, key=lambda claim: (claim.counted, (claim.scope, claim.key) if claim.counted else ()))
+async def take(tx: Transaction, owner: str, claims: Sequence[Claim]) -> None:
+    """Makes the owner hold just these amounts, or raises Full with the figures of the first that does not fit.
 
-
-async def take(tx: Transaction, owner: str, claim: Claim) -> None:
-    """Makes the owner hold just this amount. Raises Full with the figures when the rest does not fit."""
-    if claim.until is not None or claim.ceiling is None or claim.amount < 0:
-        raise Bug(f"{claim.scope} {claim.key}: a counted claim has a ceiling, no end, and is at least 0")
-    place = {"scope": claim.scope, "key": claim.key}
-    rows = await tx.all(sql.CLAIMED_BY, owner=owner, **place)
-    mine = int(rows[0][0]) if rows else 0
-    more = claim.amount - mine
-    if more == 0:
-        return
-    await _count(tx, claim, more)
-    if rows:
-        await tx.all(sql.DROP_CLAIM, owner=owner, **place)
-    if claim.amount:
-        await tx.all(sql.INSERT_CLAIM, owner=owner, amount=claim.amount, single=0, until=None, note=claim.note, **place)
+    In order of scope and key, as everybody locks them.
+    """
+    mine = {(scope, key): amount for scope, key, amount in await tx.all(sql.CLAIMED_BY, owner=owner)}
+    for claim in sorted(claims, key=lambda c: (c.scope, c.key)):
+        if claim.until is not None or claim.ceiling is None or claim.amount < 0:
+            raise Bug(f"{claim.scope} {claim.key}: a counted claim has a ceiling, no end, and is at least 0")
+        held = mine.get((claim.scope, claim.key))
+        if claim.amount == (held or 0):
+            continue
+        place = {"scope": claim.scope, "key": claim.key}
+        await _count(tx, claim, claim.amount - (held or 0))
+        if held is not None:
+            await tx.all(sql.DROP_CLAIM, owner=owner, **place)
+        if claim.amount:
+            await tx.all(
+                sql.INSERT_CLAIM, owner=owner, amount=claim.amount, single=0, until=None, note=claim.note, **place
+            )
 
 
 async def _count(tx: Transaction, claim: Claim, more: int) -> None:

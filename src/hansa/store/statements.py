@@ -147,7 +147,7 @@ insert into ceilings (scope, key, ceiling, held) values (:scope, :key, :ceiling,
 on conflict (scope, key) do update set ceiling = :ceiling"""
 UNSET_CEILINGS = "update ceilings set ceiling = null where scope = :scope and ceiling is not null"
 DROP_UNUSED_CEILINGS = "delete from ceilings where scope = :scope and ceiling is null and held = 0"
-CLAIMED_BY = "select amount from claims where scope = :scope and key = :key and owner = :owner"
+CLAIMED_BY = "select scope, key, amount from claims where owner = :owner"
 COUNTED_OF = """
 select c.scope, c.key, c.amount from claims c join ceilings k on k.scope = c.scope and k.key = c.key
  where c.owner = :owner and (:prefix = '' or c.scope = :prefix or c.scope like :inside escape '!')

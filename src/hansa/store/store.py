@@ -226,8 +226,11 @@ class _Pen:
             case Forget():
                 await self._forget(write)
             case Reserve():
-                for claim in counted.in_order(write.claims):
-                    await self._reserve(write.owner, claim)
+                for claim in write.claims:
+                    if not claim.counted:
+                        await self._reserve(write.owner, claim)
+                if amounts := [claim for claim in write.claims if claim.counted]:
+                    await counted.take(self._tx, write.owner, amounts)
             case Release():
                 await self._release(write)
             case SetCeilings():
@@ -423,9 +426,6 @@ class _Pen:
     # -- claims -----------------------------------------------------------------------------
 
     async def _reserve(self, owner: str, claim: Claim) -> None:
-        if claim.counted:
-            await counted.take(self._tx, owner, claim)
-            return
         place = {"scope": claim.scope, "key": claim.key}
         held = 0
         for other, amount, single, until in await self._tx.all(sql.CLAIM_HOLDERS, **place):
