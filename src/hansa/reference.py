@@ -27,6 +27,8 @@ def kinds() -> str:
     for kind in told["items"]:
         path = "/".join(p for p in (kind["service"], kind["version"], kind["scope"], kind["collection"]) if p)
         lines += [f"## {kind['kind']}", "", kind["description"], "", f"`/{path}` · verbs {kind['verbs']}", ""]
+        if kind["meters"]:
+            lines += ["metered: " + ", ".join(f"`{m['name']}` ({m['unit']})" for m in kind["meters"]), ""]
         lines += ["| field | type | required | rule |", "|---|---|---|---|"]
         for field in kind["fields"]:
             type_ = field["type"].replace("|", "\\|")

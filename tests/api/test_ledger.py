@@ -58,6 +58,12 @@ async def test_what_runs_is_an_open_interval_and_what_ran_is_a_closed_one(talk: 
     assert [i["meter"] for i in await usage(talk, open="true")] == ["disk_byte_seconds"]
 
 
+async def test_what_the_loop_remembers_of_meters_is_not_shown(talk: Talk) -> None:
+    await running(talk, "m")
+    for path in ("virtualMachines/m", "disks/m"):
+        assert not {"metering", "shape", "onSince"} & set((await talk.read(talk.at(path)))["status"])
+
+
 async def test_usage_is_filtered_and_clipped(talk: Talk) -> None:
     await running(talk, "m")
     await talk.make(talk.at("publicIPs", "networking/v1beta2"), "ip", {})

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.kinds.meters import DISK, GPU, MEMORY, NOTHING, VCPU, Measure, Metering
+from hansa.kinds import catalogue
+from hansa.kinds.meters import DISK, GPU, MEMORY, NOTHING, VCPU, Measure, MeteredStatus, Metering
+from hansa.kinds.registry import all_kinds
 from hansa.ledger.usage import Closed, Whose, closed_body, consumed, opened_body, overlap_s, turn, units_of
 
 WHOSE = Whose("u", "/compute/x", "VirtualMachine", "p", "pu", "o", "r")
@@ -111,3 +113,19 @@ def test_a_record_stands_for_itself() -> None:
         "zone": "a", "sku": "c1a.m",
     }  # fmt: skip
     assert {**opened_body(interval, WHOSE, units), "end": 160, "consumed": 240} == body
+
+
+def test_every_kind_with_meters_keeps_what_is_open_and_draws_only_of_them() -> None:
+    assert catalogue.MODULES
+    metered = [kind for kind in all_kinds() if kind.meters]
+    assert {kind.kind for kind in metered} == {"VirtualMachine", "Disk", "Snapshot", "PublicIP"}
+    drawing = {
+        "VirtualMachine": {"shape": {"profile": "c1a.s", "vcpus": 2, "memoryBytes": 4, "gpus": 1}, "onSince": 9.0},
+        "Disk": {"sizeBytes": 5, "diskSize": {"amount": 1, "unit": "GB"}},
+        "Snapshot": {"creationTime": "now", "restoreSize": {"amount": 1, "unit": "GB"}},
+        "PublicIP": {"publicIPv4Address": "203.0.113.1"},
+    }
+    for kind in metered:
+        assert issubclass(kind.status_type, MeteredStatus) and "metering" in kind.hidden
+        assert kind.measure(kind.status_type()) == NOTHING
+        assert set(kind.measure(kind.status_type.model_validate(drawing[kind.kind])).levels) == set(kind.meters)
