@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.resource import Document, Resource, Spec, Status, Wire
@@ -18,8 +18,16 @@ from hansa.units import from_bytes, to_bytes
 
 COUNT_MAX = 2**31 - 1  # the most that a count can say on the wire: as good as no limit
 NO_LIMIT = "unlimited"  # of a size
-_SIZE = re.compile(r"(\d{1,12}) ?(KB|MB|GB|TB)")
-SizeText = Annotated[str, StringConstraints(pattern=rf"^(?:{_SIZE.pattern}|{NO_LIMIT})$")]
+_SIZE = re.compile(r"(\d{1,12}) ?(KB|MB|GB|TB)", re.ASCII)
+
+
+def _size(text: str) -> str:
+    if text != NO_LIMIT:
+        size_bytes(text)
+    return text
+
+
+SizeText = Annotated[str, AfterValidator(_size)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 CountLimit = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -103,7 +111,9 @@ def size_bytes(text: str) -> int:
     """Bytes of `64 GB` or `5TB`. Raises ValueError."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(f'{text!r} is no size: write a number and KB, MB, GB or TB, as in "64 GB"')
+        raise ValueError(
+            f'must be "{NO_LIMIT}" or a number with KB, MB, GB or TB, as in "64 GB" (given: {text[:40]!r})'
+        )
     return to_bytes(int(match[1]), match[2])
 
 
