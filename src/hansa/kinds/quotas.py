@@ -21,6 +21,16 @@ NO_LIMIT = "unlimited"  # of a size
 _SIZE = re.compile(r"(\d{1,12}) ?(KB|MB|GB|TB)", re.ASCII)
 
 
+def size_bytes(text: str) -> int:
+    """Bytes of `64 GB` or `5TB`. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f'must be "{NO_LIMIT}" or a number with KB, MB, GB or TB, as in "64 GB" (given: {text[:40]!r})'
+        )
+    return to_bytes(int(match[1]), match[2])
+
+
 def _size(text: str) -> str:
     if text != NO_LIMIT:
         size_bytes(text)
@@ -105,16 +115,6 @@ SHIPPED = Quotas.model_validate({
 def gpu_path(model: str) -> str:
     """The quantity of a GPU model, by its own name or by the one of the wire."""
     return f"{GPUS}.{_GPU_KEYS.get(model, model)}"
-
-
-def size_bytes(text: str) -> int:
-    """Bytes of `64 GB` or `5TB`. Raises ValueError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f'must be "{NO_LIMIT}" or a number with KB, MB, GB or TB, as in "64 GB" (given: {text[:40]!r})'
-        )
-    return to_bytes(int(match[1]), match[2])
 
 
 def size_text(amount: int) -> str:
