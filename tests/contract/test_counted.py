@@ -48,6 +48,17 @@ async def test_an_amount_is_taken_changed_and_given_back_with_its_owner(store: S
     assert await held(store) == {}
 
 
+async def test_amounts_are_bytes_of_many_terabytes(store: SqlStore) -> None:
+    most = 600 * 10**15
+    await store.commit(SetCeilings("quotas/p", {"bytes": most}))
+    await store.commit(Reserve("u1", (some(most - 5, key="bytes"),)))
+    with pytest.raises(Full):
+        await store.commit(Reserve("u2", (some(10**12, key="bytes"),)))
+    await store.commit(Reserve("u1", (some(10**10, key="bytes"),)))
+    await store.commit(Reserve("u2", (some(10**12, key="bytes", otherwise=10**11),)))
+    assert await held(store) == {"bytes": 10**10 + 10**12}
+
+
 async def test_a_refusal_has_its_figures_and_keeps_nothing(store: SqlStore) -> None:
     await store.commit(SetCeilings("quotas/p", {"disks": 4}), Reserve("u1", (some(3),)))
     with pytest.raises(Full) as raised:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.resource import Document, Resource, Spec, Status, Wire
@@ -31,13 +31,13 @@ def size_bytes(text: str) -> int:
     return to_bytes(int(match[1]), match[2])
 
 
-def _size(text: str) -> str:
-    if text != NO_LIMIT:
-        size_bytes(text)
+def check_size(text: str | None) -> str | None:
+    """A size, or `unlimited`. Raises ValueError."""
+    if text not in (None, NO_LIMIT):
+        size_bytes(text or "")
     return text
 
 
-SizeText = Annotated[str, AfterValidator(_size)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 CountLimit = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -52,12 +52,14 @@ _GPU_KEYS = {"L40S": "nvidia.com/AD102GL_L40S", "B200": "nvidia.com/GB100_B200"}
 
 class ComputeQuotas(Wire):
     vcpus: CountLimit | None = Field(None, alias="vCPUs")
-    memory: SizeText | None = None
-    block_storage: SizeText | None = None  # disks and snapshots
+    memory: str | None = None  # a size
+    block_storage: str | None = None  # a size: of disks and snapshots
     gpus: dict[ModelName, CountLimit] | None = Field(None, max_length=64)  # by model
     virtual_machines: CountLimit | None = None
     disks: CountLimit | None = None
     snapshots: CountLimit | None = None
+
+    _sizes = field_validator("memory", "block_storage")(check_size)
 
 
 class NetworkingQuotas(Wire):
@@ -66,7 +68,9 @@ class NetworkingQuotas(Wire):
 
 
 class ObjectStorageQuotas(Wire):
-    total_size: SizeText | None = None
+    total_size: str | None = None
+
+    _sizes = field_validator("total_size")(check_size)
 
 
 class IamQuotas(Wire):

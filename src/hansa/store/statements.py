@@ -135,10 +135,11 @@ DROP_EXPIRED = "delete from claims where until is not null and until <= :now"
 
 CEILINGS_IN = "select key, ceiling, held from ceilings where scope = :scope order by key"
 CEILING = "select ceiling, held from ceilings where scope = :scope and key = :key"
-# The row is the lock of its sum: two that take the last of something come one after the other here.
+# The row is the lock of its sum: two that take the last of something come one after the other here. Taking less is
+# written as a comparison of sums, so that both databases see numbers of bytes and not small ones.
 COUNT = """
 update ceilings set held = held + :more
- where scope = :scope and key = :key and (:more <= 0 or held + :more <= coalesce(ceiling, :otherwise))
+ where scope = :scope and key = :key and (held + :more <= held or held + :more <= coalesce(ceiling, :otherwise))
 returning held"""
 INSERT_CEILING = """
 insert into ceilings (scope, key, ceiling, held) values (:scope, :key, null, 0) on conflict (scope, key) do nothing"""
