@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|access|boot|machines|network ...]`."""
+"""`scripts/bench [store|api|access|boot|machines|network|quota ...]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import access, api, boot, machines, network, store
+from benchmarks import access, api, boot, machines, network, quota, store
 
 SUITES = {
     "store": store.run,
@@ -16,6 +16,7 @@ SUITES = {
     "boot": boot.run,
     "machines": machines.run,
     "network": network.run,
+    "quota": quota.run,
 }
 
 

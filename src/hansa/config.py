@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hansa.kinds.quotas import SHIPPED, Quotas
 
 
 class Settings(BaseSettings):
@@ -73,6 +76,11 @@ class Settings(BaseSettings):
         SecretStr(""), description="the same keys themselves, comma separated; goes before the file"
     )
     loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
+    quotas: Quotas = Field(
+        SHIPPED,
+        description="what every organisation may hold that has no limit of its own, as JSON of the form of "
+        "`spec.quotas`; a quantity that is not named has no limit then",
+    )
     accelerator: str = Field(
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
@@ -82,6 +90,11 @@ class Settings(BaseSettings):
     def store_at(self) -> str:
         """Where the store is, password and all: never to be shown."""
         return self.database.get_secret_value() or str(self.data / "hansa.db")
+
+    @cached_property
+    def quota_limits(self) -> dict[str, int]:
+        """`quotas` by quantity."""
+        return self.quotas.limits()
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
+
 from hansa import fleetreference
 from hansa.api.explain import explain_document
 from hansa.config import Settings
 from hansa.errors import HansaError
 from hansa.kinds.reasons import REASONS, what_helps
+from hansa.kinds.resource import Wire
 from hansa.metrics import Metrics
 from hansa.policy.access import ROLES, permissions_of
 
@@ -30,6 +33,8 @@ def kinds() -> str:
         path = "/".join(p for p in (kind["service"], kind["version"], kind["scope"], kind["collection"]) if p)
         actions = f" · {', '.join(kind['actions'])}" if kind["actions"] else ""
         lines += [f"## {kind['kind']}", "", kind["description"], "", f"`/{path}` · verbs {kind['verbs']}{actions}", ""]
+        if kind["meters"]:
+            lines += ["metered: " + ", ".join(f"`{m['name']}` ({m['unit']})" for m in kind["meters"]), ""]
         lines += ["| field | type | required | rule |", "|---|---|---|---|"]
         for field in kind["fields"]:
             needed = "yes" if field["required"] else ""
@@ -57,7 +62,9 @@ def roles() -> str:
 def settings() -> str:
     lines = ["# Settings", "", MADE, "| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        lines.append(f"| `HANSA_{name.upper()}` | `{field.default}` | {field.description} |")
+        default = field.default
+        shown = orjson.dumps(default.wire()).decode() if isinstance(default, Wire) else default
+        lines.append(f"| `HANSA_{name.upper()}` | `{shown}` | {field.description} |")
     return "\n".join(lines) + "\n"
 
 

@@ -32,6 +32,7 @@ from hansa.config import Settings, run_folder
 from hansa.control.accounts import revoke
 from hansa.control.loop import Loop
 from hansa.control.projects import project_born
+from hansa.control.quotas import count_everything
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
 from hansa.datafolder import starting
@@ -321,10 +322,11 @@ async def assemble(
         store, clock, ids, project=settings.project, region=settings.region,
         project_born=partial(_born_in, world), kept=kept,
     )  # fmt: skip
+    await count_everything(world, partial(store.commit, by="/hansa/start"))
     if settings.role == "all":
         await wake_machines(store)
     gate = Gate(store)
-    resources = Resources(store, admissions(world), gate, sealer, clock, ids)
+    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits)
     actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
     consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)

@@ -325,3 +325,54 @@ async def test_role_bindings_of_an_organisation(terraform: Terraform, talk: Talk
     await terraform.apply(f"/{IAM}/organizations/{organization}/roleBindings", "sa-demo.watch", spec)
     await terraform.round()
     await terraform.destroy()
+
+
+async def test_quotas_as_data_sources(terraform: Terraform, talk: Talk, cloud: Any) -> None:
+    """Read before and after an apply: figures are there, follow what is held, and return with its end."""
+    organization = cloud.credentials.organization
+    whole = f"/quotas/v1alpha2/organizations/{organization}/regions/se-sto/orgQuotas"
+    project = "/quotas/v1alpha2/projects/demo/regions/se-sto/projectQuotas"
+
+    async def used() -> tuple[int, str, int, str, int]:
+        usage = (await talk.read(whole))["status"]["quotaUsage"]
+        compute = usage["compute"]
+        return (compute["vCPUs"], compute["memory"], compute["memoryInKiBs"], compute["blockStorage"],
+                usage["networking"]["publicIPs"])  # fmt: skip
+
+    before = await used()
+    quotas = (await talk.read(whole))["spec"]["quotas"]
+    assert quotas["compute"]["vCPUs"] > 0 and quotas["compute"]["memory"] and quotas["networking"]["publicIPs"] > 0
+    assert (await talk.read(project))["spec"]["objectStorage"]["totalSize"]
+    assert (await talk.read(whole))["metadata"]["uid"] and (await talk.read(whole)) == (await talk.read(whole))
+    await terraform.apply(talk.at("disks"), "boot", disk(100))
+    await terraform.apply(talk.at("publicIPs", NET), "ip", None)
+    await terraform.apply(talk.at("virtualMachines"), "vm", {
+        "computeProfileRef": "/compute/global/computeProfiles/c1a.m", "disks": [{"diskRef": ref("disks", "boot"), "bootFrom": True}],
+        "placement": {"zone": "a"}})  # fmt: skip
+    assert await used() == (before[0] + 4, "8 GB", before[2] + 8 * 10**9 // 1024, "100 GB", before[4] + 1)
+    await terraform.change(talk.at("disks/boot"), {"diskSize": {"amount": 120, "unit": "GB"}})
+    await terraform.change(talk.at("virtualMachines/vm"), {"running": False})
+    await terraform.change(
+        talk.at("virtualMachines/vm"), {"computeProfileRef": "/compute/global/computeProfiles/c1a.s"}
+    )
+    assert await used() == (before[0] + 2, "4 GB", before[2] + 4 * 10**9 // 1024, "120 GB", before[4] + 1)
+    await terraform.round()
+    await terraform.destroy()
+    assert await used() == before
+
+
+async def test_a_plan_that_a_quota_refuses_goes_through_once_it_is_raised(terraform: Terraform, talk: Talk) -> None:
+    async def limit(count: int) -> None:
+        body = {"spec": {"quotas": {"networking": {"publicIPs": count}}}}
+        assert (await talk.call("PATCH", f"/{IAM}/projects/demo", body)).status_code == 200
+
+    await limit(1)
+    await terraform.apply(talk.at("publicIPs", NET), "one", None)
+    refused = await talk.call("POST", talk.at("publicIPs", NET), {"metadata": {"id": "two"}, "spec": {}})
+    assert refused.status_code == 403 and refused.json()["reason"] == "QuotaExceeded"  # no client tries again on 403
+    assert refused.json()["details"].items() >= {"limit": 1, "used": 1, "asked": 1}.items()
+    await terraform.round()
+    await limit(2)
+    await terraform.apply(talk.at("publicIPs", NET), "two", None)
+    await terraform.round()
+    await terraform.destroy()

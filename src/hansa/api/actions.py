@@ -51,7 +51,7 @@ class Actions:
         await self.resources.patch(asking, kind, key, {"spec": {"running": running}}, verb=verb)
 
     async def revoke(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
-        await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        rule = self.resources.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
         reason = body.get("reason", "")
         if not isinstance(reason, str) or len(reason) > 1000:
             raise Invalid.field("reason", "must be text of at most 1000 characters")
@@ -61,7 +61,8 @@ class Actions:
             record = await write_record(
                 self.gate, self.resources.ids, asking.caller, asking.request, "revoke", kind, key, uid=stored.uid
             )
-            await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
+            decided = self.resources.decided(asking, "revoke", kind, key, stored.uid, rule)
+            await self.store.commit(*writes, record, decided, by=asking.caller.ref, request=asking.request)
         return await self.resources.show(asking, kind, await self.store.get(key))
 
     async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:

@@ -27,6 +27,8 @@ VERBS = {
     "stop": ("hansa.cli.verbs:stop_command", "Stop running machines."),
     "wait": ("hansa.cli.verbs:wait_command", "Wait until objects are ready, stopped or gone."),
     "why": ("hansa.cli.why:why_command", "Why an object is as it is: one screen."),
+    "quota": ("hansa.cli.quota:quota_command", "How much of its quotas a project uses; `quota set` sets them."),
+    "usage": ("hansa.cli.usage:usage_command", "What a project used: machines, disks, addresses, over time."),
     "ssh": ("hansa.cli.ssh:ssh_command", "Log in to a machine, or run a command in it."),
     "console": ("hansa.cli.console:console_command", "The serial console of a machine, live: read and type."),
     "logs": ("hansa.cli.verbs:logs_command", "The console log of a machine, over all its starts."),

@@ -164,7 +164,7 @@ def _settings(data: Path | None, database: str | None) -> Settings:
 
 def _alone(settings: Settings) -> None:
     """No cloud runs on this folder until this process ends. Raises AlreadyRunning."""
-    from hansa.wiring import lock_folder
+    from hansa.datafolder import lock_folder
 
     lock_folder(settings.data)
 
@@ -173,8 +173,10 @@ def _sealer(settings: Settings) -> Sealer | None:
     """Of the keys that are there; none is made."""
     from hansa.sealing import Sealer
 
-    path = settings.data / "keys" / "sealing.key"
-    return Sealer.load(path) if path.exists() else None
+    path, given = settings.data / "keys" / "sealing.key", settings.seal_key.get_secret_value()
+    if not (given or settings.seal_key_file or path.exists()):
+        return None
+    return Sealer.load(path, key_file=settings.seal_key_file, given=given)
 
 
 def _opens(sealer: Sealer | None, sealed: bytes, context: str) -> bool:

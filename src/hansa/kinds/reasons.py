@@ -56,7 +56,11 @@ _ALL = [
     Reason("ZoneInvalid", "terminal", "There is no such zone in the region."),
     Reason("PlacementGroupExceeded", "terminal", "The group has no host left on which it holds no machine."),
     Reason("PolicyDenied", "terminal", "A policy forbids it; the message names the rule."),
-    Reason("QuotaExceeded", "terminal", "A quota is spent."),
+    Reason(
+        "QuotaExceeded",
+        "terminal",
+        "A quota is spent; the message says which. `hansa quota` shows what is in use, and it goes on once there is room.",
+    ),
     Reason("AddressesExceeded", "terminal", "The range has no free address."),
     Reason("NotFiltered", "working", "Its security groups are not enforced there (yet); the message says why."),
     Reason("NotForwarded", "working", "The public address leads nowhere (yet); the message says why."),

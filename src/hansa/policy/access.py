@@ -24,7 +24,7 @@ OWNER, MEMBER = "organizationOwner", "projectContributor"  # of an organisation 
 PROJECT_OWNER = "projectOwner"
 
 _ACTIONS = {"console": Act.CONSOLE, "logs": Act.SSH, "start": Act.UPDATE, "stop": Act.UPDATE, "revoke": Act.UPDATE}
-_VERBS = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE}
+_VERBS = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE, "S": Act.READ}
 _BESIDES = {"User": ("iam", "users", (Act.READ, Act.CREATE, Act.UPDATE)), AUDIT: ("audit", "records", (Act.READ,))}
 
 

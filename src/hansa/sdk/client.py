@@ -90,7 +90,9 @@ class Client:
     def list(self, kind: type[R] | str, *, selector: str = "") -> builtins.list[R] | Documents:
         """All objects of a kind in this place, oldest first; `selector` as in `tier=web,env!=test`."""
         query = {"labelSelector": selector} if selector else {}
-        items: Documents = self.request("GET", self.path_of(Target(_known(kind))), query)["items"]
+        known = _known(kind)
+        answer = self.request("GET", self.path_of(Target(known)), query)
+        items: Documents = [answer] if "S" in known.verbs else answer["items"]
         return items if isinstance(kind, str) else [self._typed(kind, item) for item in items]
 
     @overload
@@ -171,6 +173,10 @@ class Client:
     def why(self, kind: type[R] | str, name: str) -> Document:
         """Conditions, the placement's decision with its refusals, neighbours, attempts, what is due."""
         return cast(Document, self.request("GET", self.path(kind, name) + "/why"))
+
+    def decision(self, id: str) -> Document:
+        """A verdict on a write, or a placement, by its id. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/decisions/v1/{quote(id, safe='')}"))
 
     def logs(self, name: str, *, bytes_max: int = 65536) -> str:
         """The end of a machine's console log."""

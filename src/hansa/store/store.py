@@ -16,13 +16,16 @@ import orjson
 from hansa.clock import Clock, Ids
 from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound
 from hansa.kinds.resource import Key, Stored
+from hansa.store import counted
 from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs, needs_of
 from hansa.store.port import (
+    UNLIMITED,
     Append,
     Backlog,
     Change,
     Claim,
+    Count,
     Create,
     Delete,
     Due,
@@ -32,10 +35,12 @@ from hansa.store.port import (
     Lease,
     LinkTo,
     Page,
+    Pair,
     Pointer,
     Query,
     Release,
     Reserve,
+    SetCeilings,
     SetSecret,
     SetStatus,
     Settle,
@@ -46,7 +51,7 @@ from hansa.store.port import (
 
 T = TypeVar("T")
 Row = Sequence[Any]
-EVERYTHING = 2**62
+EVERYTHING = UNLIMITED
 ONE_BY_ONE = 16  # single keys that are reserved one after the other; more go scope by scope
 
 
@@ -150,9 +155,27 @@ class SqlStore:
     async def claims_of(self, owner: str) -> builtins.list[Held]:
         return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._now())]
 
+    async def counts(self, scope: str) -> builtins.list[Count]:
+        rows = await self._driver.read(sql.CEILINGS_IN, scope=scope)
+        return [Count(key, held, ceiling) for key, ceiling, held in rows]
+
+    async def record(self, stream: str, id: str) -> Entry | None:
+        rows = await self._driver.read(sql.RECORD, stream=stream, id=id)
+        return _entry(rows[0]) if rows else None
+
+    async def pairs(
+        self, first: str, second: str, *, about: str = "", alone: bool = False, since: float = 0.0,
+        after: tuple[float, str] = (0.0, ""), limit: int = 100,
+    ) -> builtins.list[Pair]:  # fmt: skip
+        rows = await self._driver.read(
+            sql.PAIRS, first=first, second=second, about=about, alone=int(alone), since=since, after_at=after[0],
+            after_id=after[1], limit=limit,
+        )  # fmt: skip
+        return [Pair(_entry(r), None if r[6] is None else orjson.loads(r[6])) for r in rows]
+
     async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         rows = await self._driver.read(sql.RECORDS, stream=stream, about=about or "", limit=limit)
-        return [Entry(r[0], r[1], r[2], r[3], orjson.loads(r[4])) for r in rows]
+        return [_entry(r) for r in rows]
 
     async def span(
         self, stream: str, *, about: str = "", since: float = 0.0, before: float, below: str = "", limit: int = 500
@@ -264,9 +287,14 @@ class _Pen:
                     await self._reserve_keys(write.owner, write.claims)
                     return
                 for claim in write.claims:
-                    await self._reserve(write.owner, claim)
+                    if not claim.counted:
+                        await self._reserve(write.owner, claim)
+                if amounts := [claim for claim in write.claims if claim.counted]:
+                    await counted.take(self._tx, write.owner, amounts)
             case Release():
                 await self._release(write)
+            case SetCeilings():
+                await counted.set_ceilings(self._tx, write)
             case Append():
                 await self._tx.all(
                     sql.APPEND,
@@ -421,6 +449,7 @@ class _Pen:
         await self._wake_linked(it.key)
         for statement in (sql.FORGET_OBJECT, sql.FORGET_LINKS, sql.FORGET_WORK):
             await self._tx.all(statement, **_key(it.key))
+        await counted.give_back(self._tx, old.uid)
         await self._tx.all(sql.RELEASE_ALL, owner=old.uid)
         await self._tx.all(sql.FORGET_SECRETS, uid=old.uid)
 
@@ -496,8 +525,10 @@ class _Pen:
 
     async def _release(self, it: Release) -> None:
         if not it.scopes:
+            await counted.give_back(self._tx, it.owner)
             await self._tx.all(sql.RELEASE_ALL, owner=it.owner)
         for scope in it.scopes:
+            await counted.give_back(self._tx, it.owner, scope, _inside(scope))
             await self._tx.all(sql.RELEASE, owner=it.owner, scope=scope, inside=_inside(scope))
 
 
@@ -548,6 +579,10 @@ def _change(row: Row) -> Change:
     if body is not None:
         stored = Stored(key, uid, revision=revision, **orjson.loads(body))
     return Change(revision, at, key, uid, act, by, request, stored)
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(row[0], row[1], row[2], row[3], orjson.loads(row[4]))
 
 
 def _pointer(row: Row) -> Pointer:
