@@ -88,6 +88,7 @@ HELPS: dict[str, str] = {
     "GuestDied": "`hansa logs` shows the guest's last words; it is started again by itself.",
     "StaleGeneration": "Nothing: the next pass follows the newer spec.",
     "EngineNotAnswering": "The last attempts say what the engine answered; an operator looks at `hansa host probe`.",
+    "LeftFleetFile": "Delete what stands there and start again, or put the place back into the fleet file.",
     "HostGone": "Put the host back into the fleet file, or delete the object.",
     "Overdue": "The last attempts say what is in the way.",
     "ProvisioningFailed": "Change what the message names and apply again, or delete it.",
