@@ -26,7 +26,7 @@ from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import Direction, Group, HostNetwork, Port, Range, Rule
 from hansa.sdk.client import Client
 
-MEBIBYTES, TIMES, PORTS, CHANGES = 48, 3, 100, 9
+MEBIBYTES, TIMES, PORTS, CHANGES = 24, 3, 100, 9
 PEER = "198.51.100.1"
 WITHOUT = """flush ruleset
 table inet hansa {
@@ -132,7 +132,7 @@ def _measured(client: Client, data: Path) -> Iterator[dict[str, Any]]:
         address = client.get("vm", "b")["status"]["networking"]["privateIPv4Address"]
         paths = {
             "guest to guest": lambda: _pull(a, b, address),
-            "guest to a peer beyond the uplink": lambda: a.times(
+            "guest to a peer beyond the uplink, in writes of 1 KiB": lambda: a.times(
                 f"dd if=/dev/zero bs=64k count={16 * MEBIBYTES} 2>/dev/null | nc {PEER} 5001"
             ),
             "a peer beyond the uplink to a guest": lambda: a.times(f"nc {PEER} 5002 < /dev/null > /dev/null"),
@@ -161,9 +161,14 @@ def _measured(client: Client, data: Path) -> Iterator[dict[str, Any]]:
 
 
 def _pull(a: _Shell, b: _Shell, address: str) -> float:
-    b.run("( nc -l -p 5001 > /dev/null & )")
-    time.sleep(0.3)
-    return a.times(f"dd if=/dev/zero bs=64k count={16 * MEBIBYTES} 2>/dev/null | nc {address} 5001")
+    """Guest `a` takes a file from guest `b`'s web server."""
+    b.run(f"[ -e /tmp/f ] || {{ truncate -s {MEBIBYTES}M /tmp/f; httpd -p 5001 -h /tmp; }}")
+    began = time.monotonic()
+    came = a.run(f"wget -q -O - http://{address}:5001/f | wc -c")
+    took = time.monotonic() - began
+    if str(MEBIBYTES << 20) not in came:
+        raise RuntimeError(f"not all of {MEBIBYTES} MiB came: {came}")
+    return took
 
 
 class _Shell:

@@ -131,6 +131,8 @@ def test_kills_of_the_control_process_leave_nothing_over_and_nothing_short(cloud
     client.wait("vm", last, timeout_s=90)
     for turn in range(KILLS - 1):
         until(lambda turn=turn: gone(client, "vm", f"m{turn}"), 90)
+    for turn in range(KILLS):
+        client.wait("disk", f"d{turn}", timeout_s=90)
     cloud.audit()
     for turn in range(KILLS):
         if turn == KILLS - 1:
