@@ -48,6 +48,7 @@ from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, 
 from hansa.errors import Conflict, HansaError, Invalid, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.fleetsums import made_hosts
+from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
@@ -96,6 +97,7 @@ class Cloud:
     app: ASGIApp
     metrics: Metrics
     hosting: Hosting | None = None  # None: the engines are in this process
+    hands: Hands | None = None  # None: no other process has any
     close_engines: Callable[[], None] = lambda: None
     close_passwords: Callable[[], None] = lambda: None
 
@@ -104,6 +106,8 @@ class Cloud:
         beside = {asyncio.create_task(self._sweep())}
         if self.hosting is not None:
             beside.add(asyncio.create_task(self.hosting.keep()))
+        if self.hands is not None:
+            beside.add(asyncio.create_task(self.hands.watch()))
         looping = asyncio.create_task(self.loop.run())
         try:
             ended, _ = await asyncio.wait({looping, *beside}, return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +130,8 @@ class Cloud:
     async def close(self) -> None:
         if self.hosting is not None:
             await self.hosting.close()
+        if self.hands is not None:
+            self.hands.leave()
         self.close_engines()
         self.close_passwords()
         await self.api.audit.flush()
@@ -250,9 +256,11 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         task.add_done_callback(waiting.discard)
 
     hosting: Hosting | None = None
+    hands: Hands | None = None
     engines: Engines
     close: Callable[[], None] = _nothing
     if settings.role == "all" and not is_postgres(settings.store_at):
+        await store.release("")  # whoever had the folder before is gone: the lock says so
         engines, close = build_engines(fleet, settings, clock, identity, on_exit)
     else:
         hosts, zones = places_of(fleet)
@@ -261,6 +269,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         engines = hosting = Hosting(data, others, build, partial(wake_machines, store))
         if settings.role != "api":
             await own_hosts(store, identity, data, take=settings.take_hosts)
+            hands = Hands.enter(data, store, ids.token()[:16])
     async with starting(data):
         cloud = await assemble(
             store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
@@ -268,7 +277,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         )  # fmt: skip
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
-    cloud.close_engines, cloud.hosting = close, hosting
+    cloud.close_engines, cloud.hosting, cloud.hands = close, hosting, hands
     return cloud
 
 

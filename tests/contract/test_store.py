@@ -366,3 +366,21 @@ async def test_a_change_names_the_request_that_made_it(store: SqlStore) -> None:
     made = await store.commit(Create(Key("Disk", "projects/p/regions/r", "d"), "u", {}), request="trace-1")
     assert await store.request_of(made) == "trace-1"
     assert await store.request_of(made + 100) == ""
+
+
+async def test_what_a_dead_hand_holds_is_free_at_once(store: SqlStore) -> None:
+    for number in range(4):
+        await store.commit(Create(Key("Disk", "projects/p/regions/r", f"d{number}"), f"u{number}", {}))
+    store.hand = "dead."
+    dead = await store.claim(2, 60.0)
+    store.hand = "de_d."
+    living = await store.claim(1, 60.0)
+    store.hand = "other."
+    assert await store.release("dead.") == 2 and await store.release("dead.") == 0
+    assert {lease.key for lease in await store.claim(4, 60.0)} == {d.key for d in dead} | {
+        Key("Disk", "projects/p/regions/r", f"d{n}") for n in range(4)
+    } - {living[0].key}
+    with pytest.raises(Conflict):  # were it not dead after all, it could write nothing more about them
+        await store.commit(SetStatus(dead[0].key, 1, {}, dead[0]))
+    assert await store.release("de_d.") == 1
+    assert await store.release("") == 3

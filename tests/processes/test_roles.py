@@ -269,6 +269,10 @@ async def test_both_control_processes_work_and_the_hosts_move(processes: tuple[P
         while b"hello-there" not in seen:
             seen += await beside(console.read, 10)
     await beside(cloud.kill, drives[0])
+    hands = cloud.data / "hands"
+    async with asyncio.timeout(30):  # the other one sees that it is gone, and takes up what it had
+        while len([f for f in hands.iterdir() if not f.name.startswith(".")]) > 1:
+            await asyncio.sleep(0.05)
     other = next(name for name in ("control-1", "control-2") if name not in drives)
     async with asyncio.timeout(60):
         while "this process drives the hosts" not in cloud.said(other):

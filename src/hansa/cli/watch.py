@@ -21,7 +21,9 @@ Change = tuple[str, Document]  # ADDED, MODIFIED or DELETED; the object as it th
 def watch_objects(client: Any, asked: Sequence[Target], output: str, selector: str) -> None:
     """For ever. Of one kind: all of it, some by name, or by labels."""
     if len({target.known.kind for target in asked}) != 1:
-        raise click.UsageError("--watch is for one kind: hansa get vm --watch, or hansa get vm web-1 web-2 --watch")
+        raise click.UsageError(
+            "--watch is for objects of one kind: hansa get vm --watch, or hansa get vm web-1 web-2 --watch"
+        )
     if output == "yaml":
         raise click.UsageError("--watch goes with -o table, json (a line each) or name")
     known = asked[0].known

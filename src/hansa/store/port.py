@@ -394,6 +394,11 @@ class Store(Protocol):
         """Up to `limit` due and free keys, deletions first, then the longest due."""
         ...
 
+    async def release(self, hand: str) -> int:
+        """Gives back every key that is leased by a hand (a beginning of tokens; empty: by any) that is gone for ever.
+        How many there were."""
+        ...
+
     async def backlog(self) -> Backlog: ...
 
     async def next_due(self) -> float | None:

@@ -84,6 +84,8 @@ update work set leased_until = :until, token = :token, woken_at = null
 returning kind, scope, name, failures, going, due_at"""
 NEXT_DUE = """
 select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+RELEASE_LEASES = """
+update work set leased_until = 0, token = '' where leased_until > 0 and token like :inside escape '!' returning name"""
 BACKLOG = """
 select sum(case when leased_until <= :now then 1 else 0 end),
        min(case when leased_until <= :now then due_at end),

@@ -95,6 +95,7 @@ class SqlStore:
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
         self._driver, self._clock, self._ids = driver, clock, ids
         self._listeners: builtins.list[Callable[[int], None]] = []
+        self.hand = ""  # whose leases they are: the beginning of their tokens
         self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
         driver.listen(self._tell)
 
@@ -233,13 +234,24 @@ class SqlStore:
         return revision
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
-        now, token = self._now(), self._ids.token()
+        now, token = self._now(), self.hand + self._ids.token()
 
         async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
 
         rows = sorted(await self._driver.write(work), key=lambda r: (-r[4], r[5]))
         return [Lease(Key(r[0], r[1], r[2]), token, now + lease_s, r[3]) for r in rows]
+
+    async def release(self, hand: str) -> int:
+        inside = "".join("!" + c if c in "!%_" else c for c in hand) + "%"
+
+        async def work(tx: Transaction) -> builtins.list[Row]:
+            return await tx.all(sql.RELEASE_LEASES, inside=inside)
+
+        released = len(await self._driver.write(work))
+        if released:
+            self._tell(await self.revision())
+        return released
 
     async def sweep(self, *, changes_kept: int = 100_000, changes_kept_s: float = 7 * 86_400.0) -> None:
         now = self._now()
