@@ -257,9 +257,11 @@ async def wake_machines(store: Store) -> None:
 
 async def build_cloud(settings: Settings, base_url: str) -> Cloud:
     """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller."""
-    clock, ids = SystemClock(), SystemIds()
+    clock: Clock = SystemClock()
+    ids = SystemIds()
     data = settings.data
     store = await open_store(settings.store_at, clock=clock, ids=ids)
+    clock = store.clock
     fleet = read_fleet(settings.fleet)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
