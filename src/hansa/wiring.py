@@ -235,7 +235,8 @@ async def wake_machines(store: Store) -> None:
 async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str] | None = None) -> Cloud:
     """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller. `trust`: variables with
     which clients know its certificate."""
-    clock, ids = SystemClock(), SystemIds()
+    clock: Clock = SystemClock()
+    ids = SystemIds()
     data = settings.data
     metrics = Metrics()
     fleet = read_fleet(settings.fleet)
@@ -245,6 +246,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
             "HANSA_REGION", f"the fleet has no region {settings.region}; it has {', '.join(known[:20])}"
         )
     store = await open_store(settings.store_at, clock=clock, ids=ids)
+    clock = store.clock
     observe_store(metrics, store)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()

@@ -37,7 +37,7 @@ from hansa.store.port import (
     Wake,
 )
 from hansa.store.sqlite import open_sqlite
-from hansa.store.store import SqlStore
+from hansa.store.store import SqlStore, StoreClock
 
 from ..postgres import server
 
@@ -74,8 +74,8 @@ async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
 
 
 def clock_of(store: SqlStore) -> Time:
-    assert isinstance(store._clock, Time)
-    return store._clock
+    assert isinstance(store.clock, StoreClock) and isinstance(store.clock.given, Time)
+    return store.clock.given
 
 
 async def test_what_was_committed_is_read_at_once(store: SqlStore) -> None:

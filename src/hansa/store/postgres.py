@@ -5,11 +5,12 @@ takes the names and rows that it will touch, in one order for all. So sums under
 links and deletions cannot pass one another, and there are no deadlocks among commits; those that remain possible
 (a sweep of expired claims beside a reservation) end in a bounded number of attempts.
 
-Time. Leases, due times and dates of creation must mean the same to all processes. The database's clock is the one
-that all of them see: `skew_s` is how far this process's clock is off, measured at each connect and every 30 s, and the
-store adds it whenever it is more than a second. A process with a wrong clock therefore neither takes keys that others
-hold nor leaves its own open to them. In between, and should the database's clock itself jump, a key may be claimed
-twice: then the token in its lease lets one of the two write, never both.
+Time. Leases, due times and dates of creation must mean the same to all processes. The database's clock is the one that
+all of them see: `skew_s` is how far this process's clock is off, measured at each connect and every 30 s, and the
+store's clock adds it whenever it is more than a second. A process with a wrong clock therefore neither takes keys that
+others hold nor leaves its own open to them. Between a jump of its clock and the next measuring, and should the
+database's clock itself jump, a key may be claimed twice: the token in its lease then lets one of the two write, never
+both.
 
 Every wait has an end, on both sides: the server ends statements, waits for locks and idle transactions; here each
 call has a deadline too. What cannot be said is `Retry`, and the next call connects anew by itself. When a connection

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -89,18 +90,27 @@ class Driver(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoreClock:
+    """The time that all processes of a store agree on. Whoever works with the store takes this clock."""
+
+    given: Clock
+    driver: Driver
+
+    def now(self) -> float:
+        return self.given.now() + self.driver.skew_s
+
+
 class SqlStore:
     """`hansa.store.port.Store` over a driver."""
 
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
-        self._driver, self._clock, self._ids = driver, clock, ids
+        self._driver, self._ids = driver, ids
+        self.clock: Clock = StoreClock(clock, driver)
         self._listeners: builtins.list[Callable[[int], None]] = []
         self.hand = ""  # whose leases they are: the beginning of their tokens
         self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
         driver.listen(self._tell)
-
-    def _now(self) -> float:
-        return self._clock.now() + self._driver.skew_s
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -149,12 +159,12 @@ class SqlStore:
 
     async def claims(self, scope: str, *, below: bool = False) -> builtins.list[Held]:
         rows = await self._driver.read(
-            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self._now()
+            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self.clock.now()
         )
         return [_held(r) for r in rows]
 
     async def claims_of(self, owner: str) -> builtins.list[Held]:
-        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._now())]
+        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self.clock.now())]
 
     async def counts(self, scope: str) -> builtins.list[Count]:
         rows = await self._driver.read(sql.CEILINGS_IN, scope=scope)
@@ -205,19 +215,19 @@ class SqlStore:
         return int((await self._driver.read(sql.OLDEST))[0][0])
 
     async def backlog(self) -> Backlog:
-        now = self._now()
+        now = self.clock.now()
         due, oldest, leased = (await self._driver.read(sql.BACKLOG, now=now))[0]
         return Backlog(int(due or 0), int(leased or 0), max(0.0, now - oldest) if oldest is not None else 0.0)
 
     async def next_due(self) -> float | None:
         due = (await self._driver.read(sql.NEXT_DUE))[0][0]
-        return None if due is None else float(due) - self._driver.skew_s
+        return None if due is None else float(due)
 
     # -- writing ----------------------------------------------------------------------------
 
     async def commit(self, *writes: Write, by: str = "", request: str = "") -> int:
         async def work(tx: Transaction) -> int:
-            pen = _Pen(tx, self._now(), by, request)
+            pen = _Pen(tx, self.clock.now(), by, request)
             for write in writes:
                 await pen.write(write)
             return pen.revision
@@ -234,7 +244,7 @@ class SqlStore:
         return revision
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
-        now, token = self._now(), self.hand + self._ids.token()
+        now, token = self.clock.now(), self.hand + self._ids.token()
 
         async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
@@ -254,7 +264,7 @@ class SqlStore:
         return released
 
     async def sweep(self, *, changes_kept: int = 100_000, changes_kept_s: float = 7 * 86_400.0) -> None:
-        now = self._now()
+        now = self.clock.now()
 
         async def work(tx: Transaction) -> None:
             await tx.all(sql.DROP_EXPIRED, now=now)
