@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|boot|machines|network ...]`."""
+"""`scripts/bench [store|api|boot|machines|network|objects ...]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import api, boot, machines, network, store
+from benchmarks import api, boot, machines, network, objects, store
 
-SUITES = {"store": store.run, "api": api.run, "boot": boot.run, "machines": machines.run, "network": network.run}
+SUITES = {"store": store.run, "api": api.run, "boot": boot.run, "machines": machines.run, "network": network.run,
+          "objects": objects.run}  # fmt: skip
 
 
 def main(words: list[str]) -> int:
