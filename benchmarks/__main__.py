@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|boot|machines|network|objects ...]`."""
+"""`scripts/bench [store|api|access|boot|machines|network|objects|quota ...]`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import api, boot, machines, network, objects, store
+from benchmarks import access, api, boot, machines, network, objects, quota, store
 
-SUITES = {"store": store.run, "api": api.run, "boot": boot.run, "machines": machines.run, "network": network.run,
-          "objects": objects.run}  # fmt: skip
+SUITES = {
+    "store": store.run,
+    "api": api.run,
+    "access": access.run,
+    "boot": boot.run,
+    "machines": machines.run,
+    "network": network.run,
+    "objects": objects.run,
+    "quota": quota.run,
+}
 
 
 def main(words: list[str]) -> int:

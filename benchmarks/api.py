@@ -124,10 +124,19 @@ def _load(port: int, method: str, path: str, headers: dict[str, str], kind: str 
 
 
 def _cpu_s(pid: int) -> float:
+    return sum(_cpu_of(each) for each in _tree(pid))
+
+
+def _cpu_of(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rss(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in _tree(pid))
     return pages * os.sysconf("SC_PAGE_SIZE") // (1 << 20)
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and its children: `hansa up` is a supervisor above the one that works."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from .leftovers import OURS, leftovers
-from .postgres import remove_server
+from .postgres import any_left, drop_all, remove_server
 
 GONE_WITHIN_S = 60.0  # daemons and holders end by themselves, a while after the last that used them
 
@@ -34,3 +35,10 @@ def nothing_is_left() -> Iterator[None]:
 def no_server_is_left() -> Iterator[None]:
     yield
     remove_server()
+
+
+@pytest.fixture(autouse=True)
+def no_schema_is_left() -> Iterator[None]:
+    yield
+    if any_left():
+        asyncio.run(drop_all())

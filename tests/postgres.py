@@ -1,7 +1,7 @@
-"""A PostgreSQL of the tests' own, from Debian's package: one server a session, one database a test.
+"""A PostgreSQL of the tests' own, from Debian's package: one server a session, one schema a test.
 
 The server runs as an ordinary user in a folder of its own, without flushing to disk, and is reached by a socket in
-that folder alone. Each database is a copy of one that is migrated already.
+that folder alone. A database a test would cost ten times as much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 import asyncpg
 
 from hansa.clock import Clock, Ids
-from hansa.store.migrate import migrate_postgresql
 from hansa.store.open import open_store
 from hansa.store.store import SqlStore
 
@@ -87,42 +86,18 @@ class Server:
         return f"postgresql://hansa@/{name}?host={self._folder}"
 
     async def empty(self) -> str:
-        """The address of a new database without anything in it."""
-        return await self._create("template1")
-
-    async def fresh(self) -> str:
-        """The address of a new database that is migrated."""
-        await self._template()
-        return await self._create("migrated")
-
-    async def _create(self, template: str) -> str:
+        """The address of a new schema without anything in it."""
         name = f"t{next(self._numbers)}"
-        connection = await asyncpg.connect(self.url("postgres"))
-        try:
-            await connection.execute(f"create database {name} template {template}")
-        finally:
-            await connection.close()
-        return self.url(name)
+        await self.execute(f"create schema {name}")
+        return f"{self.url('postgres')}&search_path={name}"
 
     async def drop(self, url: str) -> None:
-        name = url.rpartition("?")[0].rpartition("/")[2]
-        connection = await asyncpg.connect(self.url("postgres"))
-        try:
-            await connection.execute(f"drop database {name} with (force)")
-        finally:
-            await connection.close()
+        await self.execute(f"drop schema {url.rpartition('=')[2]} cascade")
 
-    async def _template(self) -> None:
+    async def execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url("postgres"))
         try:
-            if await connection.fetchval("select 1 from pg_database where datname = 'migrated'"):
-                return
-            await connection.execute("create database migrated")
-        finally:
-            await connection.close()
-        connection = await asyncpg.connect(self.url("migrated"))
-        try:
-            await migrate_postgresql(connection)
+            await connection.execute(statement)
         finally:
             await connection.close()
 
@@ -140,18 +115,38 @@ def remove_server() -> None:
 
 
 async def a_store(path: Path | str, *, clock: Clock, ids: Ids, inline: bool = False, follow: bool = True) -> SqlStore:
-    """An empty store on the database that this run is for; `path` is where SQLite's would be. The same path is the
-    same store on both."""
+    """A store on the database that this run is for; `path` is where SQLite's would be. The same path is the same
+    store on both, until the test ends; `:memory:` is another one each time."""
     if not wanted():
         return await open_store(path, clock=clock, ids=ids, inline=inline)
-    return await open_store(await url_for(path), clock=clock, ids=ids, follow_clock=follow)
+    if str(path) == ":memory:" or str(path) not in _urls:
+        _urls[str(path)] = await server().empty()
+    return await open_store(_urls[str(path)], clock=clock, ids=ids, follow_clock=follow)
+
+
+async def all_that_is_kept(path: Path) -> bytes:
+    """Every byte of the store at this path as an outsider would find it: SQLite's files, PostgreSQL's rows."""
+    files = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+    if str(path) not in _urls:
+        return files
+    connection = await asyncpg.connect(_urls[str(path)])
+    try:
+        names = await connection.fetch("select tablename from pg_tables where schemaname = current_schema()")
+        rows = [row[0] for (name,) in names for row in await connection.fetch(f"select t::text from {name} t")]
+    finally:
+        await connection.close()
+    assert rows and not files
+    return "\n".join(rows).encode()
 
 
 _urls: dict[str, str] = {}
 
 
-async def url_for(path: Path | str) -> str:
-    """The database of a path, made when it is asked for first; `:memory:` is another one each time."""
-    if str(path) == ":memory:" or str(path) not in _urls:
-        _urls[str(path)] = await server().fresh()
-    return _urls[str(path)]
+async def drop_all() -> None:
+    for url in _urls.values():
+        await server().drop(url)
+    _urls.clear()
+
+
+def any_left() -> bool:
+    return bool(_urls)

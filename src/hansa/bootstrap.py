@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from hansa.api.admission import OPERATOR, OWNERS
 from hansa.api.caller import credential_fault, credential_key, issuer_of, refresh_fault, refresh_key
 from hansa.api.keys import write_private
 from hansa.api.tokens import REFRESH_S, changed, digest_of, new_refresh_token, refresh_text
@@ -47,8 +48,6 @@ TOKEN = "env"  # noqa: S105 - the name of a token, not one
 LIFE_S = 365 * 86_400.0
 RENEW_S = 30 * 86_400.0
 _MARK = "hansa/env"  # system label of the credentials made here
-_OWNERS = "cloud/owners"  # scope of the claims that say whose cloud this is; strangers stand beside it
-_HOME = "operator"
 
 ProjectBorn = Callable[[AnyResource], Awaitable[Birth]]
 
@@ -100,7 +99,7 @@ class _Start:
     ids: Ids
 
     async def cloud(self, project: str, region: str, born: ProjectBorn, kept: Mapping[str, str]) -> Credentials:
-        user = await self.owner(_HOME, "hansa")
+        user = await self.owner(OPERATOR, "hansa")
         organization = user.spec.organizations[0]
         token = await self.refresh_token(user, kept.get("HANSA_REFRESH_TOKEN", ""))
         if (await self._project(project, organization, born)).deleting:
@@ -111,7 +110,7 @@ class _Start:
 
     async def owner(self, mark: str, name: str) -> User:
         """The user who holds a mark, made with their organisation in one commit when nobody does."""
-        held = [h.owner for h in await self.store.claims(_OWNERS) if h.claim.key == mark]
+        held = [h.owner for h in await self.store.claims(OWNERS) if h.claim.key == mark]
         stored = await self.store.find(held[0]) if held else None
         if stored is not None:
             return User(stored)
@@ -121,7 +120,7 @@ class _Start:
         await self._commit(
             Create(organization, organization.name, {"name": name}, observed=1, due=False),
             Create(user, uid, spec, observed=1, due=False),
-            Reserve(uid, (Claim(_OWNERS, mark), Claim(people_scope(organization.name), uid))),
+            Reserve(uid, (Claim(OWNERS, mark), Claim(people_scope(organization.name), uid))),
         )
         return User(await self.store.get(user))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hansa.kinds.quotas import SHIPPED, Quotas
 
 
 class Settings(BaseSettings):
@@ -20,6 +23,10 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="`postgresql://user@host/name`, or the path of an SQLite file; empty: `hansa.db` in the data folder",
     )
+    role: str = Field(
+        "all", pattern="^(all|api|control)$", description="what this process does; `hansa serve --role` sets it"
+    )
+    take_hosts: bool = Field(False, description="take the hosts over from a data folder that is gone for good")
     port: int = Field(8080, ge=0, le=65535, description="port of the API; 0 takes a free one")
     listen: str = Field(
         "", description="ADDR[:PORT] of the API; elsewhere than on loopback it speaks TLS; empty: 127.0.0.1"
@@ -69,6 +76,11 @@ class Settings(BaseSettings):
         SecretStr(""), description="the same keys themselves, comma separated; goes before the file"
     )
     loop_tasks: int = Field(16, ge=1, le=256, description="objects reconciled at the same time")
+    quotas: Quotas = Field(
+        SHIPPED,
+        description="what every organisation may hold that has no limit of its own, as JSON of the form of "
+        "`spec.quotas`; a quantity that is not named has no limit then",
+    )
     accelerator: str = Field(
         "", pattern="^(|tcg|kvm)$", description="forces an accelerator instead of the probe's answer"
     )
@@ -78,6 +90,11 @@ class Settings(BaseSettings):
     def store_at(self) -> str:
         """Where the store is, password and all: never to be shown."""
         return self.database.get_secret_value() or str(self.data / "hansa.db")
+
+    @cached_property
+    def quota_limits(self) -> dict[str, int]:
+        """`quotas` by quantity."""
+        return self.quotas.limits()
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hansa.errors import HansaError
@@ -37,12 +39,48 @@ def lock_folder(data: Path, wait_s: float = RELEASE_S) -> int:
     return handle
 
 
+def share_folder(data: Path) -> int:
+    """Takes the folder together with other processes of the same cloud. Raises AlreadyRunning for `hansa up` there."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        text = f"`hansa up` runs on {data} (process {_holder(data)}) and has the folder for itself; stop it first"
+        raise AlreadyRunning(text) from None
+    return handle
+
+
+@contextlib.asynccontextmanager
+async def starting(data: Path) -> AsyncIterator[None]:
+    """One process of a folder at a time makes what is made at a start. Raises AlreadyRunning after a minute."""
+    handle = os.open(data / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await _pause(0.05)
+        else:
+            raise AlreadyRunning(f"another process has been starting on {data} for a minute")
+        yield
+    finally:
+        os.close(handle)
+
+
 def name_holder(data: Path, pid: int) -> None:
     """Says in `DIR/pid` who holds the folder: for people."""
     spare = data / f".pid.{os.getpid()}"
     spare.write_text(f"{pid}\n")
     spare.chmod(0o600)
     spare.replace(data / "pid")
+
+
+async def _pause(seconds: float) -> None:
+    import asyncio  # not for the supervisor, which imports this module
+
+    await asyncio.sleep(seconds)
 
 
 def _holder(data: Path) -> str:

@@ -34,8 +34,20 @@ class FieldError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why an amount does not fit: the limit, what is in use, what was asked on top."""
+
+    limit: int
+    used: int
+    asked: int
+
+
 class HansaError(Exception):
-    """The root. `status` is the HTTP status, `reason` the stable code of the error body."""
+    """The root. `status` is the HTTP status, `reason` the stable code of the error body.
+
+    `details` are more members of the error body, for programs: the figures of a spent quota, the decision's id.
+    """
 
     status = 500
     reason = "Internal"
@@ -45,6 +57,7 @@ class HansaError(Exception):
         self.message = message
         self.detail = detail
         self.fields = fields
+        self.details: dict[str, object] = {}
 
 
 class Invalid(HansaError):
@@ -121,11 +134,14 @@ class Full(HansaError):
     status = 403
     reason = "QuotaExceeded"
 
-    def __init__(self, scope: str, key: str, message: str = "", *, owner: str = "") -> None:
+    def __init__(
+        self, scope: str, key: str, message: str = "", *, owner: str = "", short: Shortfall | None = None
+    ) -> None:
         super().__init__(message or f"{scope} {key} is taken")
         self.scope = scope
         self.key = key
         self.owner = owner  # uid of who holds a single key, empty for an amount
+        self.short = short  # of a counted claim
 
 
 class Exhausted(HansaError):

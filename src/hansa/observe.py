@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp
 
-from hansa.api.operator import Check, Operator
+from hansa.api.operator import Check, Operator, nothing_else
 from hansa.clock import Ids
 from hansa.config import Settings
 from hansa.control.loop import Loop
@@ -27,7 +27,8 @@ def operator_of(
     checks: dict[str, Check] = {"store": lambda: _store(store)}
     if loop is not None:
         checks["loop"] = lambda: _loop(loop)
-    return Operator(api, ids, metrics, settings.metrics, checks)
+    served = nothing_else if settings.role == "control" else api
+    return Operator(served, ids, metrics, settings.metrics, checks)
 
 
 def observe_store(metrics: Metrics, store: SqlStore) -> None:

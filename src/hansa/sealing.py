@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hansa.errors import Bug, Invalid
 
+log = structlog.get_logger("hansa.sealing")
 KEY_BYTES = 32
 NONCE_BYTES = 12
 ID_BYTES = 8
@@ -76,9 +78,13 @@ class Sealer:
 
     def _look(self) -> None:
         """A file that was changed meanwhile (by `hansa seal rotate`) is read again."""
-        if self._file is not None and (stamp := _stamp(self._file)) != self._stamp and stamp != (0, 0):
+        if self._file is None or (stamp := _stamp(self._file)) == self._stamp or stamp == (0, 0):
+            return
+        self._stamp = stamp
+        try:
             self._take(read_keys(self._file))
-            self._stamp = stamp
+        except Invalid as error:  # somebody is editing it: what was read before still seals and opens
+            log.error("the file of sealing keys cannot be used", detail=error.message)
 
 
 def _opened(cipher: AESGCM, sealed: bytes, context: str) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,27 +32,32 @@ from hansa.config import Settings, run_folder
 from hansa.control.accounts import revoke
 from hansa.control.loop import Loop
 from hansa.control.projects import project_born
+from hansa.control.quotas import count_everything
 from hansa.control.reconcilers import admissions, reconcilers
 from hansa.control.world import World
-from hansa.engines.counted import Engines
+from hansa.datafolder import starting
+from hansa.engines.counted import CountedEngines, Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
+from hansa.engines.shared import SharedEngines
 from hansa.engines.simulated import Faults, SimulatedCompute, SimulatedNetwork, SimulatedVolumes
-from hansa.errors import HansaError, Invalid, Retry
+from hansa.errors import Conflict, HansaError, Invalid, Retry
 from hansa.fleetfile import FleetFile, FleetHost, read_fleet
 from hansa.fleetsums import made_hosts
+from hansa.hands import Hands
+from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
 from hansa.sealing import Sealer
-from hansa.store.open import open_store
-from hansa.store.port import Birth, Query, Store, Wake, Write
+from hansa.store.open import is_postgres, open_store
+from hansa.store.port import Birth, Claim, Query, Release, Reserve, Store, Wake, Write
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -90,18 +96,28 @@ class Cloud:
     world: World
     app: ASGIApp
     metrics: Metrics
+    hosting: Hosting | None = None  # None: the engines are in this process
+    hands: Hands | None = None  # None: no other process has any
     close_engines: Callable[[], None] = lambda: None
     close_passwords: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
-        """The loop and its housekeeping, until `stop`."""
-        sweeping = asyncio.create_task(self._sweep())
+        """The loop and its housekeeping, until `stop`. Ends with an error when the hosts cannot be driven."""
+        beside = {asyncio.create_task(self._sweep())}
+        if self.hosting is not None:
+            beside.add(asyncio.create_task(self.hosting.keep()))
+        if self.hands is not None:
+            beside.add(asyncio.create_task(self.hands.watch()))
+        looping = asyncio.create_task(self.loop.run())
         try:
-            await self.loop.run()
+            ended, _ = await asyncio.wait({looping, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         finally:
-            sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeping
+            await self.loop.stop()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(looping, *beside, return_exceptions=True)
 
     async def _sweep(self) -> None:
         while True:
@@ -112,6 +128,10 @@ class Cloud:
                 log.warning("sweep", message=retry.message, detail=retry.detail)
 
     async def close(self) -> None:
+        if self.hosting is not None:
+            await self.hosting.close()
+        if self.hands is not None:
+            self.hands.leave()
         self.close_engines()
         self.close_passwords()
         await self.api.audit.flush()
@@ -164,6 +184,12 @@ def build_engines(
     return engines, close
 
 
+def places_of(fleet: FleetFile) -> tuple[frozenset[str], frozenset[str]]:
+    """Hosts and zones that have engines, as `build_engines` makes them."""
+    made = list(made_hosts(fleet.regions, fleet.shapes))
+    return frozenset(each.host.id for each in made), frozenset(each.zone for each in made)
+
+
 def simulated_host(host: FleetHost, clock: Clock, faults: Faults | None = None) -> SimulatedCompute:
     return SimulatedCompute(
         host.id, clock, vcpus=host.vcpus, memory_bytes=host.memory_gb * 10**9, gpu_model=host.gpu_model, gpus=host.gpus,
@@ -209,7 +235,8 @@ async def wake_machines(store: Store) -> None:
 async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str] | None = None) -> Cloud:
     """A cloud over `settings.data`, ready to serve. The folder must be locked by the caller. `trust`: variables with
     which clients know its certificate."""
-    clock, ids = SystemClock(), SystemIds()
+    clock: Clock = SystemClock()
+    ids = SystemIds()
     data = settings.data
     metrics = Metrics()
     fleet = read_fleet(settings.fleet)
@@ -219,6 +246,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
             "HANSA_REGION", f"the fleet has no region {settings.region}; it has {', '.join(known[:20])}"
         )
     store = await open_store(settings.store_at, clock=clock, ids=ids)
+    clock = store.clock
     observe_store(metrics, store)
     identity = cloud_identity(data)
     loop = asyncio.get_running_loop()
@@ -229,21 +257,46 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         waiting.add(task)
         task.add_done_callback(waiting.discard)
 
-    engines, close = build_engines(fleet, settings, clock, identity, on_exit)
-    cloud = await assemble(
-        store,
-        engines,
-        settings,
-        clock,
-        ids,
-        base_url,
-        fleet,
-        data,
-        kept=read_environment(data),
-    )
-    cloud.close_engines = close
-    write_environment(data, base_url, cloud.credentials, trust or {})
+    hosting: Hosting | None = None
+    hands: Hands | None = None
+    engines: Engines
+    close: Callable[[], None] = _nothing
+    if settings.role == "all" and not is_postgres(settings.store_at):
+        await store.release("")  # whoever had the folder before is gone: the lock says so
+        engines, close = build_engines(fleet, settings, clock, identity, on_exit)
+    else:
+        hosts, zones = places_of(fleet)
+        others = SharedEngines(socket_of(identity), hosts.__contains__, zones.__contains__)
+        build = partial(build_engines, fleet, settings, clock, identity, on_exit)
+        engines = hosting = Hosting(data, others, build, partial(wake_machines, store))
+        if settings.role != "api":
+            await own_hosts(store, identity, data, take=settings.take_hosts)
+            hands = Hands.enter(data, store, ids.token()[:16])
+    async with starting(data):
+        cloud = await assemble(
+            store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
+            kept=read_environment(data), metrics=metrics,
+        )  # fmt: skip
+        if settings.role != "control":
+            write_environment(data, base_url, cloud.credentials, trust or {})
+    cloud.close_engines, cloud.hosting, cloud.hands = close, hosting, hands
     return cloud
+
+
+def _nothing() -> None:
+    """The engines of this process are closed by its `Hosting`."""
+
+
+async def own_hosts(store: Store, identity: str, data: Path, *, take: bool) -> None:
+    """Hosts belong to one data folder: what runs on them is known there alone. Raises Conflict when that is another's."""
+    claim = Claim("engines", "hosts", note=f"{socket.gethostname()}:{data.absolute()}")
+    held = next((h for h in await store.claims("engines") if h.owner != identity), None)
+    if held is not None and take:
+        await store.commit(Release(held.owner, ("engines",)), by="/hansa/start")
+    elif held is not None:
+        text = f"the hosts of this cloud are driven from {held.claim.note}: start control processes there"
+        raise Conflict(f"{text}; only once that folder is gone for good, take its hosts over with --take-hosts")
+    await store.commit(Reserve(identity, (claim,)), by="/hansa/start")
 
 
 async def _wake_uid(store: Store, uid: str) -> None:
@@ -280,9 +333,11 @@ async def assemble(
         store, clock, ids, project=settings.project, region=settings.region,
         project_born=partial(_born_in, world), kept=kept,
     )  # fmt: skip
-    await wake_machines(store)
+    await count_everything(world, partial(store.commit, by="/hansa/start"))
+    if settings.role == "all":
+        await wake_machines(store)
     gate = Gate(store)
-    resources = Resources(store, admissions(world), gate, sealer, clock, ids)
+    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits)
     actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
     consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)
@@ -296,7 +351,7 @@ async def assemble(
     )  # fmt: skip
     metrics = metrics or Metrics()
     observe_loop(metrics, loop)
-    app = operator_of(api, ids, settings, metrics, store, loop)
+    app = operator_of(api, ids, settings, metrics, store, None if settings.role == "api" else loop)
     return Cloud(store, loop, api, credentials, world, app, metrics, close_passwords=passwords.close)
 
 

@@ -16,8 +16,9 @@ from hansa.clock import SystemClock, SystemIds
 from hansa.config import Settings
 from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.fleetfile import FleetFile
-from hansa.store.sqlite import open_sqlite
 from hansa.wiring import Cloud, FleetEngines, assemble, simulated_host
+
+from ..postgres import a_store
 
 BASE = "http://127.0.0.1:8080"
 FLEET = FleetFile.model_validate(
@@ -84,7 +85,7 @@ def ready_of(found: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
     clock, ids = SystemClock(), SystemIds()
-    store = await open_sqlite(tmp_path / "hansa.db", clock=clock, ids=ids)
+    store = await a_store(tmp_path / "hansa.db", clock=clock, ids=ids)
     engines = FleetEngines()
     for region in FLEET.regions:
         for host in region.hosts:

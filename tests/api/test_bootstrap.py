@@ -27,8 +27,9 @@ from hansa.kinds.iam import RefreshToken, ServiceAccount, ServiceAccountCredenti
 from hansa.kinds.resource import AnyResource, Key
 from hansa.policy.verdict import Caller
 from hansa.store.port import Birth, Create, Delete, Forget, Query
-from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
+
+from ..postgres import a_store, all_that_is_kept
 
 pytestmark = pytest.mark.anyio
 
@@ -137,7 +138,7 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     clock, ids = Hands(), SeededIds(3)
-    store = await open_sqlite(tmp_path / "store", clock=clock, ids=ids, inline=True)
+    store = await a_store(tmp_path / "store", clock=clock, ids=ids, inline=True, follow=False)
     yield House(tmp_path, store, clock, ids)
     await store.close()
 
@@ -379,7 +380,7 @@ async def test_no_secret_is_shown_or_stored(house: House) -> None:
     private = json.loads(base64.b64decode(it.service_account_secret))
     assert it.refresh_token not in repr(it) and it.service_account_secret not in repr(it)
     await house.store.close()
-    kept = b"".join(f.read_bytes() for f in house.folder.iterdir() if f.name.startswith("store"))
+    kept = await all_that_is_kept(house.folder / "store")
     for secret in (private["d"], private["p"], it.refresh_token.rpartition(".")[2]):
         assert secret.encode() not in kept
 

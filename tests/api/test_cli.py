@@ -60,7 +60,7 @@ async def test_lists_of_kinds(served: Served) -> None:
     assert b"no snapshots here" in out and b"\nvirtualMachines\n" in out
     code, out, _ = await served.run("get", "all", "-o", "name")
     assert code == 0 and b"vm/vm\n" in out and b"vpc/default-se-sto\n" in out
-    for words in (("all",), ("vm,disk",), ("vm", "vm")):
+    for words in (("all",), ("vm,disk",), ("vm/vm", "disk/root")):
         code, _, errors = await served.run("get", *words, "--watch")
         assert code == 2 and b"of one kind" in errors, words
 

@@ -44,9 +44,12 @@ class Terraform:
     async def refresh(self) -> None:
         """What others did to an object's status is taken over, as `terraform refresh` does, once nothing moves."""
         async with asyncio.timeout(10):
-            while (seen := {path: state(await self._settled(path)) for path in self.kept}) != self.kept:
+            same = 0
+            while same < 3:
+                await asyncio.sleep(0.05)
+                seen = {path: state(await self._settled(path)) for path in self.kept}
+                same = same + 1 if seen == self.kept else 0
                 self.kept.update(seen)
-                await asyncio.sleep(0.1)
 
     async def plan_is_empty(self) -> None:
         for path, kept in self.kept.items():
@@ -320,5 +323,56 @@ async def test_role_bindings_of_an_organisation(terraform: Terraform, talk: Talk
         "roles": [{"name": "/iam/roles/organizationViewer"}],
     }
     await terraform.apply(f"/{IAM}/organizations/{organization}/roleBindings", "sa-demo.watch", spec)
+    await terraform.round()
+    await terraform.destroy()
+
+
+async def test_quotas_as_data_sources(terraform: Terraform, talk: Talk, cloud: Any) -> None:
+    """Read before and after an apply: figures are there, follow what is held, and return with its end."""
+    organization = cloud.credentials.organization
+    whole = f"/quotas/v1alpha2/organizations/{organization}/regions/se-sto/orgQuotas"
+    project = "/quotas/v1alpha2/projects/demo/regions/se-sto/projectQuotas"
+
+    async def used() -> tuple[int, str, int, str, int]:
+        usage = (await talk.read(whole))["status"]["quotaUsage"]
+        compute = usage["compute"]
+        return (compute["vCPUs"], compute["memory"], compute["memoryInKiBs"], compute["blockStorage"],
+                usage["networking"]["publicIPs"])  # fmt: skip
+
+    before = await used()
+    quotas = (await talk.read(whole))["spec"]["quotas"]
+    assert quotas["compute"]["vCPUs"] > 0 and quotas["compute"]["memory"] and quotas["networking"]["publicIPs"] > 0
+    assert (await talk.read(project))["spec"]["objectStorage"]["totalSize"]
+    assert (await talk.read(whole))["metadata"]["uid"] and (await talk.read(whole)) == (await talk.read(whole))
+    await terraform.apply(talk.at("disks"), "boot", disk(100))
+    await terraform.apply(talk.at("publicIPs", NET), "ip", None)
+    await terraform.apply(talk.at("virtualMachines"), "vm", {
+        "computeProfileRef": "/compute/global/computeProfiles/c1a.m", "disks": [{"diskRef": ref("disks", "boot"), "bootFrom": True}],
+        "placement": {"zone": "a"}})  # fmt: skip
+    assert await used() == (before[0] + 4, "8 GB", before[2] + 8 * 10**9 // 1024, "100 GB", before[4] + 1)
+    await terraform.change(talk.at("disks/boot"), {"diskSize": {"amount": 120, "unit": "GB"}})
+    await terraform.change(talk.at("virtualMachines/vm"), {"running": False})
+    await terraform.change(
+        talk.at("virtualMachines/vm"), {"computeProfileRef": "/compute/global/computeProfiles/c1a.s"}
+    )
+    assert await used() == (before[0] + 2, "4 GB", before[2] + 4 * 10**9 // 1024, "120 GB", before[4] + 1)
+    await terraform.round()
+    await terraform.destroy()
+    assert await used() == before
+
+
+async def test_a_plan_that_a_quota_refuses_goes_through_once_it_is_raised(terraform: Terraform, talk: Talk) -> None:
+    async def limit(count: int) -> None:
+        body = {"spec": {"quotas": {"networking": {"publicIPs": count}}}}
+        assert (await talk.call("PATCH", f"/{IAM}/projects/demo", body)).status_code == 200
+
+    await limit(1)
+    await terraform.apply(talk.at("publicIPs", NET), "one", None)
+    refused = await talk.call("POST", talk.at("publicIPs", NET), {"metadata": {"id": "two"}, "spec": {}})
+    assert refused.status_code == 403 and refused.json()["reason"] == "QuotaExceeded"  # no client tries again on 403
+    assert refused.json()["details"].items() >= {"limit": 1, "used": 1, "asked": 1}.items()
+    await terraform.round()
+    await limit(2)
+    await terraform.apply(talk.at("publicIPs", NET), "two", None)
     await terraform.round()
     await terraform.destroy()

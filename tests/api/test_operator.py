@@ -83,6 +83,9 @@ async def test_numbers_are_for_this_machine_alone(cloud: Cloud, http: httpx2.Asy
     async with httpx2.AsyncClient(transport=from_address(cloud, "192.0.2.9"), base_url=BASE) as afar:
         assert (await afar.get("/metrics")).status_code in (401, 404)
         assert (await afar.get("/health/live")).json() == {"status": "live"}
+    for near in ("::1", "::ffff:127.0.0.1", "127.9.9.9"):
+        async with httpx2.AsyncClient(transport=from_address(cloud, near), base_url=BASE) as local:
+            assert (await local.get("/metrics")).status_code == 200, near
     passed_on = await http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.9"})
     assert passed_on.status_code in (401, 404)
     assert (await http.post("/metrics")).status_code in (401, 404)

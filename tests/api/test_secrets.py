@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,19 @@ def test_the_command_line_of_a_person(town: Town) -> None:
     refused = town.run("audit", "--outcome", "refused", "--since", "1h")
     assert "refused (Forbidden)" in refused and ref in refused
     assert "no role on projects/demo any more" in town.run("iam", "revoke", "ada@example.com", "computeOperator")
+    town.run("iam", "user", "add", "bob@example.com", "--password-stdin", stdin=f"{PASSWORD}\n")
+    bob = ("login", town.url, "--user", "bob@example.com", "--password-stdin")
+    town.run(*bob, stdin=f"{PASSWORD}\n", operator=False)
+    assert ref not in town.run("iam", "whoami", operator=False), "no token of an earlier login is used"
+    town.run(*who, stdin=f"{PASSWORD}\n", operator=False)
+    assert ref in town.run("iam", "whoami", operator=False)
+    tokens = set()
+    for _ in range(3):  # each use replaces the token that is kept, and the file stays whole and private
+        shutil.rmtree(town.folder / "cache")
+        assert ref in town.run("iam", "whoami", operator=False)
+        tokens.add(json.loads(kept.read_text())["HANSA_REFRESH_TOKEN"])
+        assert kept.stat().st_mode & 0o777 == 0o600 and len(list(kept.parent.iterdir())) == 1
+    assert len(tokens) == 3
     passwords = f"{PASSWORD}\n{SECOND}\n"
     assert "changed" in town.run("iam", "user", "passwd", "--password-stdin", stdin=passwords, operator=False)
     assert "disabled" in town.run("iam", "user", "disable", "ada@example.com")

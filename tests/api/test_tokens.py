@@ -42,8 +42,9 @@ from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount,
 from hansa.kinds.resource import Key, Stored
 from hansa.policy.verdict import Caller
 from hansa.store.port import Create, Delete, Forget, Query, SetStatus, Update
-from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
+
+from ..postgres import a_store, all_that_is_kept
 
 pytestmark = pytest.mark.anyio
 
@@ -171,7 +172,7 @@ async def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     number = count()  # the same few keys for every test: making one takes a tenth of a second
     monkeypatch.setattr("hansa.control.accounts.RSAKey.generate_key", lambda bits: made_key(next(number)))
     clock, ids = Hands(), SeededIds(7)
-    store = await open_sqlite(tmp_path / "store", clock=clock, ids=ids, inline=True)
+    store = await a_store(tmp_path / "store", clock=clock, ids=ids, inline=True, follow=False)
     keys, settings = SigningKeys.fresh(), Settings(_env_file=None)
     tokens = TokenService(store, clock, ids, keys, settings, issuer=ISSUER)
     it = Town(store, clock, ids, keys, settings, tokens, Callers(store, clock, keys, ISSUER))
@@ -231,7 +232,7 @@ async def test_a_jti_counts_once(town: Town) -> None:
 @pytest.fixture
 async def busy(town: Town, tmp_path: Path) -> AsyncIterator[Town]:
     """The same town behind a store whose commits wait for the disk, so that requests overtake one another."""
-    store = await open_sqlite(tmp_path / "store", clock=town.clock, ids=town.ids)
+    store = await a_store(tmp_path / "store", clock=town.clock, ids=town.ids, follow=False)
     tokens = TokenService(store, town.clock, town.ids, town.keys, town.settings, issuer=ISSUER)
     yield replace(town, store=store, tokens=tokens)
     await store.close()
@@ -460,7 +461,7 @@ async def test_a_refresh_token_is_kept_as_its_digest_only(town: Town, tmp_path: 
     text = await town.login()
     await town.refresh(text)
     await town.store.close()
-    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    kept = await all_that_is_kept(tmp_path / "store")
     assert digest_of(text).encode() in kept
     for secret in (text, *town.refreshes.values(), *(jwk["d"] for jwk in town.secrets.values())):
         assert secret.rpartition(".")[2].encode() not in kept

@@ -157,9 +157,18 @@ async def test_what_makes_an_owner_cannot_be_asked_for(talk: Talk, cloud: Any) -
     assert changed["spec"] == made["spec"]
 
 
+async def test_nobody_disables_themselves(talk: Talk, cloud: Any) -> None:
+    path = f"{people(cloud)}/{cloud.credentials.user}"
+    answer = await talk.call("PATCH", path, {"spec": {"enabled": False}})
+    assert answer.status_code == 400 and "another owner" in answer.json()["debug"]
+    assert (await talk.read(path))["spec"]["enabled"] is True
+
+
 @pytest.mark.parametrize("method", ["DELETE", "PUT"])
 async def test_other_methods_are_not_offered(method: str, talk: Talk, cloud: Any) -> None:
     assert (await talk.call(method, people(cloud))).status_code == 405
+    assert (await talk.call("GET", f"{people(cloud)}/x/y")).status_code == 404
+    assert (await talk.call("GET", f"{people(cloud)}/x/password/z")).status_code == 404
 
 
 # -- permission sets, as older clients say it -------------------------------------------------------

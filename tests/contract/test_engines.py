@@ -33,8 +33,10 @@ from hansa.engines.qemu import site as qemu_site
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.images import ImageStore
+from hansa.engines.shared import EngineServer, SharedEngines
 from hansa.engines.simulated import SimulatedCompute, SimulatedVolumes
 from hansa.errors import Refused, Retry
+from hansa.wiring import FleetEngines
 
 from ..real.guest import NoNetwork
 
@@ -49,8 +51,20 @@ class Site:
     simulated: bool
 
 
-@pytest.fixture(params=["simulated", "qemu"])
+@pytest.fixture(params=["simulated", "shared", "qemu"])
 async def site(request: Any, tmp_path: Path) -> AsyncIterator[Site]:
+    if request.param == "shared":  # the twin, as another process calls it
+        twin = SimulatedCompute("h", SystemClock(), vcpus=8, memory_bytes=32 * GB)
+        behind = FleetEngines(by_host={"h": twin}, by_zone={"z": SimulatedVolumes()})
+        with tempfile.TemporaryDirectory(prefix="hansa-") as run:
+            server = EngineServer(behind, Path(run) / "engines")
+            await server.open()
+            called = SharedEngines(server.path, "h".__eq__, "z".__eq__)
+            compute, volumes = called.compute("h"), called.volumes("z")
+            assert compute is not None and volumes is not None
+            yield Site(compute, volumes, True)
+            await server.close()
+        return
     if request.param == "simulated":
         yield Site(SimulatedCompute("h", SystemClock(), vcpus=8, memory_bytes=32 * GB), SimulatedVolumes(), True)
         return
@@ -295,6 +309,7 @@ async def test_what_is_written_to_a_console_is_shown_on_all_of_them(site: Site) 
     await one.close()
     await two.write(b"echo still-here\r")
     await read_until(two, b"still-here")
+    await two.close()
     assert b"hello-there" in await site.compute.log(machine.uid, 1 << 16)
 
 

@@ -37,7 +37,7 @@ from hansa.store.port import (
     Wake,
 )
 from hansa.store.sqlite import open_sqlite
-from hansa.store.store import SqlStore
+from hansa.store.store import SqlStore, StoreClock
 
 from ..postgres import server
 
@@ -61,7 +61,7 @@ class Time:
 @pytest.fixture(params=["file", "inline", "postgresql"])
 async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
     if request.param == "postgresql":
-        url = await server().fresh()
+        url = await server().empty()
         made = await open_store(url, clock=Time(), ids=SystemIds(), follow_clock=False)
         yield made
         await made.close()
@@ -74,8 +74,8 @@ async def store(request: Any, tmp_path: Path) -> AsyncIterator[SqlStore]:
 
 
 def clock_of(store: SqlStore) -> Time:
-    assert isinstance(store._clock, Time)
-    return store._clock
+    assert isinstance(store.clock, StoreClock) and isinstance(store.clock.given, Time)
+    return store.clock.given
 
 
 async def test_what_was_committed_is_read_at_once(store: SqlStore) -> None:
@@ -207,6 +207,19 @@ async def test_a_single_key_has_one_owner(store: SqlStore) -> None:
     await store.commit(Reserve("u2", (Claim("addr", "4"),)))
 
 
+async def test_many_keys_are_reserved_as_one_is(store: SqlStore) -> None:
+    many = tuple(Claim("addr", str(n), until=clock_of(store).at + 10) for n in range(50))
+    await store.commit(Reserve("u1", (*many, Claim("other", "x"))))
+    await store.commit(Reserve("u1", many))
+    assert len(await store.claims("addr")) == 50 and len(await store.claims("other")) == 1
+    with pytest.raises(Full) as raised:
+        await store.commit(Reserve("u2", (*(Claim("free", str(n)) for n in range(20)), Claim("addr", "49"))))
+    assert (raised.value.owner, raised.value.key) == ("u1", "49") and await store.claims("free") == []
+    clock_of(store).at += 11
+    await store.commit(Reserve("u2", many))
+    assert {h.owner for h in await store.claims("addr")} <= {"u2"}
+
+
 async def test_a_claim_with_an_end_can_be_taken_over_after_it(store: SqlStore) -> None:
     await store.commit(Reserve("u1", (Claim("jti", "x", until=clock_of(store).at + 10),)))
     with pytest.raises(Full):
@@ -271,6 +284,34 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
         await open_sqlite(tmp_path / "x.db", clock=SystemClock(), ids=SystemIds())
 
 
+async def test_records_are_read_by_time_newest_first_and_by_whom_they_are_about(store: SqlStore) -> None:
+    for n in range(6):
+        store._clock.at = 1000.0 + n // 2  # type: ignore[attr-defined]
+        await store.commit(Append("audit", f"r{n}", "acme" if n % 2 else "other", {"n": n}))
+    await store.commit(Append("other", "r9", "acme", {}))
+    seen = await store.span("audit", before=5000.0)
+    assert [e.id for e in seen] == ["r5", "r4", "r3", "r2", "r1", "r0"]
+    assert [e.id for e in await store.span("audit", about="acme", before=5000.0)] == ["r5", "r3", "r1"]
+    assert [e.id for e in await store.span("audit", since=1001.0, before=1002.0)] == ["r3", "r2"]
+    assert [e.id for e in await store.span("audit", before=seen[2].at, below="r3", limit=2)] == ["r2", "r1"]
+
+
+async def test_secrets_are_walked_in_pages_and_replaced_only_as_they_were(store: SqlStore) -> None:
+    for n in range(5):
+        await store.commit(SetSecret(f"u{n // 2}", f"s{n}", f"sealed {n}".encode()))
+    found, after = [], ("", "")
+    while page := await store.secrets(after=after, limit=2):
+        found += page
+        after = (page[-1].uid, page[-1].name)
+    assert [(s.uid, s.name, s.sealed) for s in found] == [
+        (f"u{n // 2}", f"s{n}", f"sealed {n}".encode()) for n in range(5)
+    ]
+    await store.commit(SetSecret("u0", "s0", b"new", b"not what is there"))
+    assert await store.secret("u0", "s0") == b"sealed 0"
+    await store.commit(SetSecret("u0", "s0", b"new", b"sealed 0"), SetSecret("none", "s", b"new", b"old"))
+    assert await store.secret("u0", "s0") == b"new" and await store.secret("none", "s") is None
+
+
 CHILD = """
 import asyncio, sys
 from hansa.clock import SystemClock, SystemIds
@@ -319,3 +360,27 @@ async def test_the_backlog_tells_what_is_due_and_what_is_in_a_hand(store: SqlSto
     assert (found.due, found.leased) == (1, 2) and 0 <= found.behind_s < 60
     await store.commit(*(Settle(lease, None) for lease in leases))
     assert ((await store.backlog()).due, (await store.backlog()).leased) == (1, 0)
+
+
+async def test_a_change_names_the_request_that_made_it(store: SqlStore) -> None:
+    made = await store.commit(Create(Key("Disk", "projects/p/regions/r", "d"), "u", {}), request="trace-1")
+    assert await store.request_of(made) == "trace-1"
+    assert await store.request_of(made + 100) == ""
+
+
+async def test_what_a_dead_hand_holds_is_free_at_once(store: SqlStore) -> None:
+    for number in range(4):
+        await store.commit(Create(Key("Disk", "projects/p/regions/r", f"d{number}"), f"u{number}", {}))
+    store.hand = "dead."
+    dead = await store.claim(2, 60.0)
+    store.hand = "de_d."
+    living = await store.claim(1, 60.0)
+    store.hand = "other."
+    assert await store.release("dead.") == 2 and await store.release("dead.") == 0
+    assert {lease.key for lease in await store.claim(4, 60.0)} == {d.key for d in dead} | {
+        Key("Disk", "projects/p/regions/r", f"d{n}") for n in range(4)
+    } - {living[0].key}
+    with pytest.raises(Conflict):  # were it not dead after all, it could write nothing more about them
+        await store.commit(SetStatus(dead[0].key, 1, {}, dead[0]))
+    assert await store.release("de_d.") == 1
+    assert await store.release("") == 3

@@ -83,6 +83,27 @@ async def test_the_sdk_trusts_what_the_environment_names(front: Front, tmp_path:
     await beside(work)
 
 
+async def test_a_console_opens_over_tls(front: Front, tmp_path: Path) -> None:
+    image = {"type": "image", "diskImageRef": "/compute/global/diskImages/evroc/tiny.1"}
+    spec = {"computeProfileRef": "a1a.s", "placement": {"zone": "b"}, "disks": [{"diskRef": "d", "bootFrom": True}]}
+
+    def work() -> bytes:
+        client = Client.from_environment(tmp_path)
+        size = {"amount": 1, "unit": "GB"}
+        client.create("disk", "d", {"diskSize": size, "placement": {"zone": "b"}, "source": image})
+        client.create("vm", "m", spec)
+        client.wait("vm", "m", timeout_s=20)
+        with client.console("m") as console:
+            seen = console.before
+            console.write(b"hello-there\n")
+            while b"hello-there" not in seen:
+                seen += console.read(timeout_s=10)
+        client.close()
+        return seen
+
+    assert b"simulated: m started" in await beside(work)
+
+
 async def test_a_service_account_may_mean_any_name_of_the_place(front: Front, tmp_path: Path) -> None:
     given = {k: v for k, v in read_environment(tmp_path).items() if "REFRESH" not in k and not k.startswith("HANSA_")}
     port = front.place.port

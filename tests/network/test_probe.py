@@ -15,6 +15,7 @@ from hansa.engines.network.driver import NAMESPACES, LocalNetworks
 from .wires import MODE
 
 pytestmark = pytest.mark.anyio
+ROOT = Path(__file__).parents[2]
 IN_NAMESPACE = ["unshare", "--net"] if MODE == NAMESPACES else ["unshare", "--user", "--map-root-user", "--net"]
 BROKEN = {
     "it lets everything pass": ("a closed port was reached over IPv4", """
@@ -57,3 +58,29 @@ async def test_a_host_whose_probe_fails_says_so_and_why(tmp_path: Path, monkeypa
     monkeypatch.setattr(LocalNetworks, "_proved", failing)
     found = await LocalNetworks(tmp_path, cloud_id="none").host()
     assert not found.healthy and "a closed port was reached" in found.message and asked
+
+
+REFUSED = """
+import asyncio, ctypes, json, os, sys
+from pathlib import Path
+user = os.getuid()
+assert ctypes.CDLL(None).unshare(0x10000000) == 0
+Path("/proc/self/setgroups").write_text("deny")
+Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+Path("/proc/sys/user/max_user_namespaces").write_text("0")
+code = '''
+import asyncio
+from pathlib import Path
+from hansa.engines.network.driver import LocalNetworks
+found = asyncio.run(LocalNetworks(Path("/nowhere"), cloud_id="none", uplink="none").host())
+print(found.mode, found.healthy, found.message)
+'''
+os.execv(sys.executable, [sys.executable, "-c", code])
+"""
+
+
+def test_where_user_namespaces_are_refused_the_switch_is_left() -> None:
+    """A plain user on a host that allows none: proved in user space, and it says what would be better and why not."""
+    words = [str(ROOT / "scripts/as-plain-user"), sys.executable, "-c", REFUSED]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("userspace True user-namespaces: "), (done.stdout, done.stderr)

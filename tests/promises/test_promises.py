@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hansa.api.documents import openapi_document
 from hansa.kinds import catalogue
-from hansa.kinds.reasons import REASONS, is_terminal
+from hansa.kinds.reasons import HELPS, REASONS, is_terminal, what_helps
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.sdk import generate
 
@@ -22,6 +22,12 @@ def test_words_that_clients_read_as_the_end_stand_only_in_terminal_reasons() -> 
         assert is_terminal(reason.name) == (reason.phase == "terminal"), reason.name
 
 
+def test_every_reason_for_not_being_ready_says_what_helps() -> None:
+    for reason in REASONS.values():
+        assert bool(what_helps(reason.name)) == (reason.phase != "ready"), reason.name
+    assert set(HELPS) <= set(REASONS)
+
+
 def test_the_table_of_the_command_line_is_fresh() -> None:
     assert (ROOT / "src/hansa/sdk/table.py").read_text() == generate.text()
 
@@ -31,6 +37,9 @@ def test_every_public_kind_is_in_the_openapi_document() -> None:
     assert document["openapi"] == "3.1.0"
     for kind in all_kinds():
         assert (kind.kind in document["components"]["schemas"]) == kind.public
+    operations = [o for path in document["paths"].values() for o in path.values() if isinstance(o, dict)]
+    ids = [o["operationId"] for o in operations if "operationId" in o]
+    assert len(ids) == len(set(ids))
     for missing in all_unbuilt():
         assert any(path.endswith(f"/{missing.collection}") for path in document["paths"])
 

@@ -131,6 +131,8 @@ def test_kills_of_the_control_process_leave_nothing_over_and_nothing_short(cloud
     client.wait("vm", last, timeout_s=90)
     for turn in range(KILLS - 1):
         until(lambda turn=turn: gone(client, "vm", f"m{turn}"), 90)
+    for turn in range(KILLS):
+        client.wait("disk", f"d{turn}", timeout_s=90)
     cloud.audit()
     for turn in range(KILLS):
         if turn == KILLS - 1:
@@ -151,7 +153,7 @@ def test_a_killed_guest_is_started_again(cloud: RealCloud) -> None:
         before = ready(client)["lastTransitionTime"]
         time.sleep(1.0)  # the clock of a condition goes by seconds
         os.kill(pid, signal.SIGKILL)
-        until(lambda before=before: ready(client)["lastTransitionTime"] > before, 10)
+        until(lambda before=before: ready(client)["lastTransitionTime"] > before, 30)
         until(lambda pid=pid: pid not in cloud.guests() and len(cloud.guests()) == 1, 120)
         client.wait("vm", "web", timeout_s=60)
     cloud.audit()

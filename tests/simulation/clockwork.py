@@ -10,14 +10,18 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Jump(selectors.BaseSelector):
-    """Never waits for real: what would be a wait moves the clock."""
+ANSWER_S = 1.0  # real seconds for a server that is asked; then time goes on without it
 
-    def __init__(self) -> None:
-        self._real, self.now = selectors.DefaultSelector(), 0.0
+
+class _Jump(selectors.BaseSelector):
+    """Never waits for real: what would be a wait moves the clock. Only the answer of a real server is waited for,
+    while `busy`, and no time passes meanwhile."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._real, self.now, self._busy = selectors.DefaultSelector(), 0.0, busy
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        ready = self._real.select(0)
+        ready = self._real.select(ANSWER_S if timeout != 0 and self._busy() else 0)
         if not ready:
             if timeout is None:
                 raise RuntimeError("everything waits for something that never comes")
@@ -50,9 +54,9 @@ class VirtualClock:
         return 1_800_000_000.0 + self._jump.now
 
 
-def run(main: Callable[[VirtualClock], Coroutine[Any, Any, T]]) -> T:
-    """Runs a coroutine to its end in virtual time."""
-    jump = _Jump()
+def run(main: Callable[[VirtualClock], Coroutine[Any, Any, T]], busy: Callable[[], bool] = lambda: False) -> T:
+    """Runs a coroutine to its end in virtual time. `busy`: something outside is asked and has not answered yet."""
+    jump = _Jump(busy)
     loop = asyncio.SelectorEventLoop(jump)
     loop.time = lambda: jump.now  # type: ignore[method-assign]
     try:

@@ -91,7 +91,7 @@ def test_the_roles_are_those_of_the_contract() -> None:
 
 
 def test_every_verb_of_every_kind_has_a_permission_that_owners_hold() -> None:
-    acts = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE}
+    acts = {"G": Act.READ, "L": Act.READ, "S": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE}
     for kind in all_kinds():
         if kind.public and kind.kind not in CATALOGUES:
             for verb in kind.verbs:

@@ -117,6 +117,8 @@ def test_a_running_process_takes_up_a_changed_file(tmp_path: Path) -> None:
     write_keys(file, [OLD, NEW])
     assert running.open(Sealer(NEW).seal(b"y", "c"), "c") == b"y", "sealed by another process that saw it before"
     assert Sealer(NEW).is_newest(running.seal(b"x", "c"))
+    file.write_text("half a line")
+    assert running.open(running.seal(b"x", "c"), "c") == b"x", "what was read before still works"
     file.unlink()
     assert running.open(first, "c") == b"x", "a file that is gone for a moment takes nothing away"
 

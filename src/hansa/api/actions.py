@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,14 +15,16 @@ from hansa.api.console import STREAM
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
+from hansa.api.why import attempts_in, causes_of, helps_of
 from hansa.clock import Clock
 from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from hansa.kinds.iam import Project
 from hansa.kinds.reasons import REASONS
-from hansa.kinds.registry import key_of, kind_named, read
+from hansa.kinds.registry import kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
-from hansa.policy.verdict import Act
+from hansa.policy.decide import decide
+from hansa.policy.verdict import Act, Rules, Subject
 from hansa.store.port import Change, Entry, Store, Write
 from hansa.units import CONSOLE_BYTES_MAX
 
@@ -48,7 +51,7 @@ class Actions:
         await self.resources.patch(asking, kind, key, {"spec": {"running": running}}, verb=verb)
 
     async def revoke(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
-        await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        rule = self.resources.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
         reason = body.get("reason", "")
         if not isinstance(reason, str) or len(reason) > 1000:
             raise Invalid.field("reason", "must be text of at most 1000 characters")
@@ -58,7 +61,8 @@ class Actions:
             record = await write_record(
                 self.gate, self.resources.ids, asking.caller, asking.request, "revoke", kind, key, uid=stored.uid
             )
-            await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
+            decided = self.resources.decided(asking, "revoke", kind, key, stored.uid, rule)
+            await self.store.commit(*writes, record, decided, by=asking.caller.ref, request=asking.request)
         return await self.resources.show(asking, kind, await self.store.get(key))
 
     async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
@@ -86,26 +90,26 @@ class Actions:
         """
         await self._allow_project(asking, project)
         check_limit(limit)
-        scope = f"projects/{project}"
+        scope, organization = f"projects/{project}", await self.gate.organization_of(project)
+
+        def seen(event: Document) -> bool:
+            subject = Subject(event["kind"], event["id"], project, organization, ref=event["ref"])
+            return decide(asking.caller, Act.READ, subject, Rules()).allowed
+
         if after is None:
             found = [_event(c) for c in await self._recent(scope) if _is_public(c.key)]
             openings = await self.store.records(STREAM, limit=OPENINGS_SEEN)
             found += [_opening(e) for e in openings if f"/{scope}/" in e.body["ref"]]
-            found = _in_order([e for e in found if await self._may_see(asking, scope, e)])[-limit:]
+            found = _in_order([e for e in found if seen(e)])[-limit:]
         else:
             changes = await self.store.changes(after, scope=scope, limit=limit)
-            found = [_event(c) for c in changes if _is_public(c.key)]
-            found = [e for e in found if await self._may_see(asking, scope, e)]
+            found = [e for e in (_event(c) for c in changes if _is_public(c.key)) if seen(e)]
         return {"items": found, "revision": await self.store.revision()}
 
     async def _allow_project(self, asking: Asking, project: str) -> None:
         """Raises Forbidden for strangers, whether there is such a project or not."""
         if not await self.gate.may(asking.caller, Act.READ, Project, Key(Project.kind, "", project)):
             raise Forbidden(f"you have no role on project {project}")
-
-    async def _may_see(self, asking: Asking, scope: str, event: Document) -> bool:
-        key = key_of(event["ref"])
-        return key is not None and await self._may_know(asking, key)
 
     async def _recent(self, scope: str, span: int = 5000) -> list[Change]:
         """The changes of a scope within the last `span` revisions of the store."""
@@ -178,6 +182,7 @@ class Actions:
         ready = next((c for c in conditions if c["type"] == "Ready"), None)
         due, now = await self.store.due(key), self.clock.now()
         reason = REASONS.get(ready["reason"]) if ready else None
+        causes = await causes_of(self.store, read(stored), partial(self._may_know, asking))
         return {
             "object": ref_of(kind, key),
             "ready": ready,
@@ -194,10 +199,17 @@ class Actions:
                 for p in (await self.store.pointers_to(key))[:LINKS_SHOWN]
                 if await self._may_know(asking, p.source)
             ],
-            "attempts": {"failures": due.failures if due else 0, "lastError": self.last_error(key)},
+            "causes": causes,
+            "attempts": {
+                "failures": due.failures if due else 0,
+                "lastError": self.last_error(key),
+                "recent": attempts_in(await self._recent(key.scope), stored.uid),
+            },
+            "helps": helps_of(causes, due, now),
             "due": {
                 "at": rfc3339(due.due_at) if due and due.due_at is not None else None,
                 "in": round(due.due_at - now, 1) if due and due.due_at is not None else None,
+                "heldFor": round(due.leased_until - now, 1) if due and due.leased_until > now else None,
             },
             "runsOn": {k: shown["status"][k] for k in RUNS_ON if k in shown["status"]},
             "help": reason.help if reason else "",
@@ -223,6 +235,7 @@ class Actions:
         return {
             **line,
             "ready": it.ready,
+            "message": "" if it.ready else ready.message,
             "reason": ready.reason if it.stored.observed == it.generation else "Updating",
         }
 

@@ -25,6 +25,8 @@ from hansa.policy.verdict import Act, Caller, Rules, Subject, TerritoryRule, Ver
 from hansa.store.port import LinkTo, Query, Store
 from hansa.units import NAME_LENGTH_MAX
 
+OWNERS = "cloud/owners"  # scope of the claims that say whose cloud this is; strangers stand beside it
+OPERATOR = "operator"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -207,7 +209,10 @@ class Gate:
     async def allow(self, caller: Caller, act: Act, kind: type[AnyResource], key: Key) -> Subject:
         """Raises Forbidden, or NotFound where even existence is hidden behind it."""
         subject = await self.subject(kind, key)
-        self.refuse(decide(caller, act, subject, Rules()), subject)
+        verdict = decide(caller, act, subject, Rules())
+        operators = kind is Organization and act in (Act.READ, Act.UPDATE)  # of all: they set its quotas
+        if not (operators and not verdict.allowed and await self.operates(caller)):
+            self.refuse(verdict, subject)
         return subject
 
     async def allow_named(self, caller: Caller, act: Act, kind: str, scope: str, ref: str) -> Subject:
@@ -232,6 +237,13 @@ class Gate:
         if not verdict.allowed and not decide_some(caller, subject):
             self.refuse(verdict, subject)
         return verdict.allowed
+
+    async def operates(self, caller: Caller) -> bool:
+        """Does the caller own the organisation that this cloud was started for?"""
+        held = [h.owner for h in await self.store.claims(OWNERS) if h.claim.key == OPERATOR]
+        user = await self.store.find(held[0]) if held else None
+        homes = user.spec.get("organizations", []) if user is not None else []
+        return any([await self.may(caller, Act.UPDATE, Organization, Key("Organization", "", o)) for o in homes])
 
     async def allow_create(self, caller: Caller, kind: type[AnyResource], key: Key, organization: str = "") -> Verdict:
         """Admission of a new object: roles, then the territory of its region."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from hansa.api.actions import Actions
 from hansa.api.audit import REFUSED, Audit
 from hansa.api.console import Consoles
+from hansa.api.decisions import Decisions
 from hansa.api.documents import openapi_document
 from hansa.api.explain import explain_document
 from hansa.api.identities import Identities
@@ -30,6 +31,7 @@ from hansa.api.problem import problem, retry_after
 from hansa.api.query import Query, flag, is_digits, query_of, whole, whole_or
 from hansa.api.resources import Asking, Resources
 from hansa.api.routes import Route, resolve
+from hansa.api.usage import Usage
 from hansa.clock import Ids
 from hansa.errors import Bug, HansaError, Invalid, MethodNotAllowed, NotFound, TooLarge, Unauthenticated
 from hansa.kinds.resource import Document
@@ -39,6 +41,7 @@ from hansa.units import BODY_BYTES_MAX
 log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
+ACTS = {"POST": "create", "PATCH": "update", "DELETE": "delete"}
 REALM = "evroc-customer"
 OWN_ROUTES = ("realms", "openapi.json", "explain", "events")
 NO_STORE = (b"cache-control", b"no-store")
@@ -80,6 +83,13 @@ class Api:
     changed: Callable[[int], Awaitable[None]]
     ready: Callable[[], Awaitable[Document]]
     documents: dict[str, bytes] = field(default_factory=dict)
+    usage: Usage = field(init=False)
+    decisions: Decisions = field(init=False)
+
+    def __post_init__(self) -> None:
+        it = self.resources
+        self.usage = Usage(it.store, it.gate, it.clock)
+        self.decisions = Decisions(it.store, it.gate, it.clock, it.ids)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -102,6 +112,7 @@ class Api:
             log.exception("bug", request=number, method=scope["method"], path=scope["path"])
             answer = _refusal(Bug("something is broken here; the log has it under this request's id"), number)
         if isinstance(answer, StreamingResponse):
+            answer.headers["x-request-id"] = number
             await answer(scope, receive, send)
             return
         took_ms = round((time.perf_counter() - started) * 1000, 2)
@@ -169,9 +180,21 @@ class Api:
             answer = await self.identities.answer(request.method, parts, asking, query, partial(_document_in, request))
             if answer is not None:
                 return _json(*answer)
+        if parts[:3] == ["ledger", "v1", "projects"] and parts[4:] == ["usage"]:
+            return _json(200, await self.usage.read(asking.caller, parts[3], query))
+        if parts[:2] == ["decisions", "v1"] and len(parts) == 3:
+            return _json(200, await self.decisions.find(asking.caller, parts[2]))
         route = resolve(parts)
         request.scope["route"] = route.template
-        return await self._resource(request, route, asking, query)
+        try:
+            said = await self._resource(request, route, asking, query)
+        except HansaError as error:
+            if request.method != "GET":
+                act = route.verb or ACTS.get(request.method, request.method.lower())
+                key = asking.notes.key or route.key
+                await self.decisions.refused(asking.caller, act, route.kind, key, asking.request, error)
+            raise
+        return said if isinstance(said, StreamingResponse) else _decided(said, asking)
 
     # -- what needs no caller ---------------------------------------------------------------
 
@@ -217,6 +240,8 @@ class Api:
     async def _collection(
         self, request: Request, route: Route, asking: Asking, query: Query
     ) -> Answer | StreamingResponse:
+        if request.method == "GET" and "S" in route.kind.verbs:
+            return _json(200, await self.resources.singleton(asking, route.kind, route.scope))
         selector = query.get("labelSelector", "")
         if request.method == "GET" and "L" in route.kind.verbs:
             if flag(query, "watch"):
@@ -269,6 +294,12 @@ class Api:
 def _only_read(request: Request) -> None:
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed(f"{request.method} is not offered on {request.scope['path'][:200]}, GET is")
+
+
+def _decided(answer: Answer, asking: Asking) -> Answer:
+    """Names the verdict that let a write through."""
+    id = asking.notes.decision
+    return replace(answer, headers=(*answer.headers, (b"x-decision-id", id.encode()))) if id else answer
 
 
 def _not_offered(request: Request, route: Route) -> MethodNotAllowed:

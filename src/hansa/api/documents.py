@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hansa.api.identity_documents import identity_paths
 from hansa.api.openapi_besides import besides_paths, besides_schemas, event_page
 from hansa.api.openapi_parts import PROBLEM_REF as _PROBLEM_REF
 from hansa.api.openapi_parts import content as _content
@@ -18,23 +19,32 @@ from hansa.units import LIST_LIMIT_MAX
 
 assert catalogue.MODULES  # the registry is whole
 
-METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete"}
+METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete", "S": "get"}
 
 
 def openapi_document() -> Document:
     """OpenAPI 3.1 of the whole native API."""
-    schemas: Document = {"Problem": _PROBLEM, "Metadata": _METADATA, "ConsoleTicket": _TICKET, **besides_schemas()}
+    schemas: Document = {
+        "Problem": _PROBLEM,
+        "Metadata": _METADATA,
+        "ConsoleTicket": _TICKET,
+        "Interval": _INTERVAL,
+        **besides_schemas(),
+    }
     paths: Document = {
         "/healthz": _plain("Is the process alive?"),
         "/readyz": _plain("Can it serve?", "503"),
         "/console/v1": _CONSOLE,
         **besides_paths(),
+        "/ledger/v1/projects/{project}/usage": _usage_path(),
+        "/decisions/v1/{id}": _decision_path(),
     }
     for kind in all_kinds():
         if kind.public:
             schemas.update(_schemas(kind))
             for scope in kind.scopes:
                 paths.update(_paths(kind, scope))
+    paths.update(identity_paths(_errors))
     for missing in all_unbuilt():
         paths[_path(missing.service, missing.version, missing.scope, missing.collection)] = _missing_path(missing)
     return {
@@ -53,6 +63,25 @@ def _plain(summary: str, *more: str) -> Document:
     answers = {code: {"description": "no", "content": _content({"type": "object"})} for code in more}
     return {"get": {"summary": summary, "security": [],
                     "responses": {"200": {"description": "yes", "content": _content({"type": "object"})}, **answers}}}  # fmt: skip
+
+
+def _usage_path() -> Document:
+    filters = [_query(name, _TEXT) for name in ("uid", "kind", "meter", "region", "zone", "continue")]
+    moments = [_query(name, {"type": "string", "format": "date-time"}) for name in ("since", "until")]
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX})
+    items = {"type": "array", "items": {"$ref": "#/components/schemas/Interval"}}
+    page = {"type": "object", "required": ["items"], "properties": {"items": items, "continue": _TEXT}}
+    return {"parameters": [_parameter("project")], "get": {
+        "operationId": "listUsage", "summary": "What a project used: intervals in the order in which they opened",
+        "parameters": [*filters, *moments, _query("open", {"type": "boolean"}), limit],
+        "responses": {**_errors(), "200": {"description": "a page", "content": _content(page)}}}}  # fmt: skip
+
+
+def _decision_path() -> Document:
+    shown = {"type": "object", "required": ["id", "at", "type", "ref"]}
+    return {"parameters": [_parameter("id")], "get": {
+        "operationId": "getDecision", "summary": "A verdict on a write, or a placement, with its reasons",
+        "responses": {**_errors(), "200": {"description": "the decision", "content": _content(shown)}}}}  # fmt: skip
 
 
 def _path(service: str, version: str, scope: str, collection: str) -> str:
@@ -100,16 +129,16 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
     paths: Document = {base: {"parameters": given} if given else {}}
     one: Document = {"parameters": [*given, _parameter("id")]}
     for verb in kind.verbs:
-        target = paths[base] if verb in "LC" else one
+        target = paths[base] if verb in "LCS" else one
         target[METHOD_OF[verb]] = _operation(kind, verb, scope)
     if set(kind.verbs) & set("GPD"):
         paths[base + "/{id}"] = one
         paths[base + "/{id}/why"] = {
             "parameters": one["parameters"],
-            "get": _simple(kind, "why", "Why is it as it is?"),
+            "get": _simple(kind, "why", "Why is it as it is?", scope=scope),
         }
         paths[base + "/{id}/events"] = {"parameters": one["parameters"],
-                                        "get": _events_of(kind)}  # fmt: skip
+                                        "get": _events_of(kind, scope)}  # fmt: skip
     for action in kind.actions:
         if action in ("start", "stop", "revoke"):
             code = "200" if action == "revoke" else "202"
@@ -128,8 +157,8 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
 
 def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     ref = {"$ref": f"#/components/schemas/{kind.kind}"}
-    where = "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
-    names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete"}
+    where = _where(kind, scope)
+    names = {"L": "list", "C": "create", "G": "get", "P": "patch", "D": "delete", "S": "get"}
     operation: Document = {
         "operationId": f"{names[verb]}{kind.kind}{where}",
         "tags": [kind.kind],
@@ -176,14 +205,22 @@ def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     return operation
 
 
-def _simple(kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "") -> Document:
+def _where(kind: type[AnyResource], scope: str) -> str:
+    """What tells the operations of one scope of a kind from those of another."""
+    return "" if scope == kind.scope else "In" + scope.split("/", maxsplit=1)[0].capitalize()
+
+
+def _simple(
+    kind: type[AnyResource], name: str, summary: str, code: str = "200", shows: str = "", *, scope: str = ""
+) -> Document:
     schema = {"$ref": f"#/components/schemas/{shows}"} if shows else {"type": "object"}
-    return {"operationId": f"{name}{kind.kind}", "summary": summary, "tags": [kind.kind],
+    where = _where(kind, scope) if scope else ""
+    return {"operationId": f"{name}{kind.kind}{where}", "summary": summary, "tags": [kind.kind],
             "responses": {**_errors(), code: {"description": "done", "content": _content(schema)}}}  # fmt: skip
 
 
-def _events_of(kind: type[AnyResource]) -> Document:
-    operation = _simple(kind, "events", "What happened to it")
+def _events_of(kind: type[AnyResource], scope: str) -> Document:
+    operation = _simple(kind, "events", "What happened to it", scope=scope)
     operation["responses"]["200"]["content"] = _content(event_page())
     operation["parameters"] = [_query("limit", {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX})]
     return operation
@@ -212,6 +249,7 @@ _PROBLEM: Document = {
         "debug": _TEXT,
         "help": _TEXT,
         "request": _TEXT,
+        "details": {"type": "object", "description": "figures of a spent quota, the id of the decision"},
         "fields": {"type": "array", "items": {"type": "object", "properties": {"path": _TEXT, "message": _TEXT}}},
     },
 }
@@ -224,6 +262,20 @@ _TICKET: Document = {
         "url": {"type": "string", "format": "uri", "description": "the WebSocket, ticket and all"},
     },
 }
+_INTERVAL: Document = {
+    "type": "object",
+    "required": ["id", "uid", "meter", "quantity", "unit", "start", "open", "seconds", "consumed"],
+    "properties": {
+        **dict.fromkeys(("id", "uid", "ref", "kind", "project", "organization", "region", "zone", "meter", "unit", "sku"), _TEXT),
+        "quantity": {"type": "integer", "description": "units drawn all the time"},
+        "start": {"type": "string", "format": "date-time"},
+        "end": {"type": "string", "format": "date-time", "description": "absent while it is open"},
+        "open": {"type": "boolean"},
+        "seconds": {"type": "integer", "description": "up to now while it is open; of `since` to `until` where given"},
+        "consumed": {"type": "integer", "description": "quantity times seconds"},
+        "simulated": {"type": "boolean", "description": "no real thing stood behind it"},
+    },
+}  # fmt: skip
 _CONSOLE: Document = {
     "get": {
         "summary": "The serial console of a machine, as a WebSocket of binary frames",

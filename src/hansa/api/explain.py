@@ -47,6 +47,7 @@ def explain(kind: type[AnyResource]) -> Document:
         "scope": kind.scope,
         "verbs": kind.verbs,
         "actions": list(kind.actions),
+        "meters": [{"name": m.name, "unit": m.unit} for m in kind.meters],
         "description": inspect.cleandoc(kind.__doc__ or ""),
         "columns": [list(c) for c in kind.columns],
         "fields": list(_fields(kind.spec_type, "spec")),

@@ -18,8 +18,10 @@ from hansa.api.resources import Asking, Resources
 from hansa.api.users import Users
 from hansa.errors import AlreadyExists, Conflict, Invalid, MethodNotAllowed, NotFound
 from hansa.kinds.bindings import ROLE, RoleBinding, grants_scope, id_for
+from hansa.kinds.registry import key_of
 from hansa.kinds.resource import Document, Key
 from hansa.policy.access import CATALOGUES, ROLES, held, meaning, permissions_of
+from hansa.policy.access import permission as permission_of
 from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Caller, Rules, Subject
 
@@ -99,7 +101,8 @@ class Identities:
         """What somebody else may. Raises Forbidden unless the caller may read the bindings there."""
         checks = _checks(body)
         for _, resource in checks:
-            place = _place_of(resource)
+            if not (place := _place_of(resource)).scope:
+                continue
             await self._gate.allow_named(
                 asking.caller, Act.READ, RoleBinding.kind, place.scope, f"/iam/{place.scope}/roleBindings/"
             )
@@ -113,14 +116,15 @@ class Identities:
     async def _checked(self, caller: Caller, check: tuple[str, str]) -> Document:
         """An unknown permission is held by nobody: clients of another cloud may ask for one."""
         permission, resource = check
-        known, place, allowed = meaning(permission), _place_of(resource), False
-        if known is not None:
+        known, place = meaning(permission), _place_of(resource)
+        allowed = not place.scope and permission == permission_of(place.kind, Act.READ)
+        if known is not None and place.scope:
             kind, act = known
             project, organization = place.project or "", place.organization or ""
             if project:
                 organization = await self._gate.organization_of(project)
             subject = Subject(kind, resource.rpartition("/")[2], project, organization, ref=resource)
-            allowed = kind not in CATALOGUES and decide(caller, act, subject, Rules()).allowed
+            allowed = decide(caller, act, subject, Rules()).allowed
         return {"permission": permission, "resource": resource, "allowed": allowed}
 
     # -- assigning and revoking -------------------------------------------------------------
@@ -209,11 +213,15 @@ def _checks(body: Document) -> list[tuple[str, str]]:
 
 
 def _place_of(resource: str) -> Key:
-    """The project or organisation that a reference lies in. Raises Invalid for one that names neither."""
+    """The project or organisation that a reference lies in, or the kind of a catalogue's. Raises Invalid."""
     parts = resource.split("/")
     if len(parts) >= 4 and parts[0] == "" and parts[2] in ("projects", "organizations") and parts[3]:
         return Key("", "/".join(parts[2:4]), "")
-    raise Invalid.field("resource", 'must be a reference into a project or organisation, as in "/iam/projects/demo"')
+    if (key := key_of(resource)) is not None and key.kind in CATALOGUES:
+        return Key(key.kind, "", key.name)
+    raise Invalid.field(
+        "resource", 'must be a reference into a project or organisation, as in "/iam/projects/demo", or to a catalogue'
+    )
 
 
 def _asked(scope: str, body: Document) -> tuple[Key, str, list[str] | None]:

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 import structlog
@@ -49,11 +48,11 @@ class Operator:
             await self.api(scope, receive, send)
             return
         scope["request"] = _given(scope) or self.ids.token()[:16]
-        with structlog.contextvars.bound_contextvars(request=scope["request"]):
-            if scope["type"] == "websocket":
-                await self.api(scope, receive, send)
-            else:
-                await self._http(scope, receive, send)
+        structlog.contextvars.bind_contextvars(request=scope["request"])  # each request is a task of its own
+        if scope["type"] == "websocket":
+            await self.api(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
@@ -62,7 +61,6 @@ class Operator:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _with_id(message.get("headers") or [], scope["request"])}
             await send(message)
 
         try:
@@ -90,14 +88,14 @@ class Operator:
             return False
         if path in ("/health/live", "/healthz"):
             scope["route"] = "/health/live"
-            await _answer(send, 200, {"status": "live"})
+            await _answer(scope, send, 200, {"status": "live"})
         elif path in ("/health/ready", "/readyz"):
             scope["route"] = "/health/ready"
             state = await self.state()
-            await _answer(send, 200 if state["ready"] else 503, state)
+            await _answer(scope, send, 200 if state["ready"] else 503, state)
         elif path == "/metrics" and self._may_read(scope):
             scope["route"] = "/metrics"
-            await _send(send, 200, (await self.metrics.text()).encode(), CONTENT_TYPE)
+            await _send(scope, send, 200, (await self.metrics.text()).encode(), CONTENT_TYPE)
         else:
             return False
         return True
@@ -117,19 +115,26 @@ class Operator:
         if client is None or any(name in PROXIED for name, _ in scope["headers"]):
             return False
         try:
-            return ipaddress.ip_address(client[0]).is_loopback
+            address = ipaddress.ip_address(client[0])
         except ValueError:
             return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+
+
+async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
+    """In the place of the API, for a process that has none."""
+    if scope["type"] == "http":
+        said = "this is a control process: it answers /health and /metrics; the API is elsewhere"
+        await _answer(scope, send, 404, {"reason": "NotFound", "debug": said, "request": scope["request"]})
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
 
 
 def _given(scope: Scope) -> str:
     """The id that the client gave the request, if it is one."""
     found = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return found.decode() if REQUEST_ID.fullmatch(found) else ""
-
-
-def _with_id(headers: Any, request: str) -> list[tuple[bytes, bytes]]:
-    return [(n, v) for n, v in headers if n.lower() != b"x-request-id"] + [(b"x-request-id", request.encode())]
 
 
 async def _checked(check: Check) -> str:
@@ -142,11 +147,12 @@ async def _checked(check: Check) -> str:
         return error.message
 
 
-async def _answer(send: Send, status: int, document: Document) -> None:
-    await _send(send, status, orjson.dumps(document), b"application/json")
+async def _answer(scope: Scope, send: Send, status: int, document: Document) -> None:
+    await _send(scope, send, status, orjson.dumps(document), b"application/json")
 
 
-async def _send(send: Send, status: int, body: bytes, type: bytes) -> None:
-    headers = [(b"content-type", type), (b"content-length", str(len(body)).encode()), NO_STORE]
+async def _send(scope: Scope, send: Send, status: int, body: bytes, type: bytes) -> None:
+    headers = [(b"content-type", type), (b"content-length", str(len(body)).encode()), NO_STORE,
+               (b"x-request-id", scope["request"].encode())]  # fmt: skip
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

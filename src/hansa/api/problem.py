@@ -10,6 +10,8 @@ def problem(error: HansaError, request: str) -> Document:
     body: Document = {"reason": error.reason, "debug": error.message}
     if error.fields:
         body["fields"] = [{"path": f.path, "message": f.message} for f in error.fields]
+    if error.details:
+        body["details"] = error.details
     body["help"] = f"/docs/reference/errors#{error.reason.lower()}"
     body["request"] = request
     return body

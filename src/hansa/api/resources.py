@@ -9,27 +9,31 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.audit import write_record
+from hansa.api.decisions import allowed
 from hansa.api.grants import check_grants, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
-from hansa.api.view import view
+from hansa.api.view import at, view
 from hansa.clock import Clock, Ids
 from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
+from hansa.policy.quota import is_quota, spent
 from hansa.policy.verdict import Act, Caller, Rules, Subject
 from hansa.sealing import Sealer
 from hansa.store.port import (
     Admission,
+    Append,
     Birth,
     Claim,
     Create,
@@ -47,6 +51,14 @@ PATCH_TRIES = 8
 NOTHING = Admission()
 
 
+@dataclass(slots=True)
+class Notes:
+    """What a request came to, for its answer: which object it was about, and the verdict that let it through."""
+
+    key: Key | None = None
+    decision: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Who asks, in which request, with which switches."""
@@ -58,6 +70,7 @@ class Asking:
     idempotency: str = ""
     address: str = ""  # of the other end of the connection
     again: Callable[[], Awaitable[Caller]] | None = None  # who asks, as they now stand: for what goes on for long
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +81,18 @@ class Resources:
     sealer: Sealer
     clock: Clock
     ids: Ids
+    quota_defaults: Mapping[str, int] = field(default_factory=dict)
 
     # -- reading ----------------------------------------------------------------------------
 
     async def get(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
         return await self.show(asking, kind, await self.stored(key))
+
+    async def singleton(self, asking: Asking, kind: type[AnyResource], scope: str) -> Document:
+        """What stands alone in its place, under the name of its collection."""
+        await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
+        return view(kind, await quotas.singleton(self.store, kind, scope, self.quota_defaults))
 
     async def stored(self, key: Key) -> Stored:
         try:
@@ -105,7 +124,10 @@ class Resources:
 
     async def show(self, asking: Asking, kind: type[AnyResource], stored: Stored) -> Document:
         """As this caller sees it: secret fields in clear for whoever may update the object, `***` for others."""
-        if not kind.secrets or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
+        if kind is Organization:
+            stored = await quotas.with_usage(self.store, stored)
+        has = any(at(stored.spec, path) is not None for path in kind.secrets)
+        if not has or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
 
@@ -121,7 +143,7 @@ class Resources:
 
     async def create(self, asking: Asking, kind: type[AnyResource], scope: str, body: Document) -> Document:
         want = asked(kind, scope, body, strict=asking.strict)
-        key = Key(kind.kind, scope, want.name)
+        key = asking.notes.key = Key(kind.kind, scope, want.name)
         verdict = await self.gate.allow_create(
             asking.caller, kind, key, organization=str(want.spec.get("organization", ""))
         )
@@ -132,6 +154,8 @@ class Resources:
             return first
         it = kind(fresh)
         await check_grants(self.gate, asking.caller, it)
+        if kind is Project:
+            await quotas.check_may_set(self.gate, asking.caller, kind, None, fresh, self.quota_defaults)
         admission = self.admissions.get(kind.kind, NOTHING)
         birth = await admission.born(it) if admission.born else Birth()
         create = Create(
@@ -140,14 +164,16 @@ class Resources:
         )  # fmt: skip
         if asking.dry_run:
             await self._refuse_existing(key)
+            await quotas.refuse_spent(self.store, birth.also)
             return await self._rehearsed(admission, kind, replace(fresh, status=birth.status), verdict.rule)
         sealed = [
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
             for p, v in want.secrets.items()
         ]
         organization = str(want.spec.get("organization", "")) if kind is Project else ""
+        decided = self.decided(asking, "create", kind, key, uid, verdict.rule)
         writes: builtins.list[Write] = [
-            *self._once(asking, uid, body, now), create, *sealed, *birth.also,
+            *self._once(asking, uid, body, now), create, *sealed, *birth.also, decided,
             *(await first_owner(self.store, self.ids, asking.caller, it, now) if kind is Project else ()),
             await write_record(self.gate, self.ids, asking.caller, asking.request, "create", kind, key, uid=uid,
                                organization=organization),
@@ -156,10 +182,19 @@ class Resources:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
         except Full as full:
             if full.scope.startswith("idempotency/") and (first := await self._earlier(asking, kind, body)) is not None:
+                asking.notes.decision = ""
                 return first
             raise _as_conflict(full) from full
         shown = await self.show(asking, kind, await self.store.get(key))
         return {**shown, "status": {**shown["status"], **birth.shown}} if birth.shown else shown
+
+    def decided(
+        self, asking: Asking, act: str, kind: type[AnyResource], key: Key, uid: str, rule: str
+    ) -> Append:  # fmt: skip
+        """The record of the verdict, for the commit of what it allows."""
+        id = self.ids.uid()
+        asking.notes.decision = id
+        return allowed(id, asking.caller, act, kind, key, uid=uid, rule=rule, request=asking.request)
 
     async def _refuse_existing(self, key: Key) -> None:
         try:
@@ -202,21 +237,28 @@ class Resources:
         metadata = envelope(kind, key.scope, body)
         if metadata.get("id") not in (None, key.name):
             raise Invalid.field("metadata.id", f'must be "{key.name}" as in the path, given {metadata["id"]!r}')
-        await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        rule = self.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
         since = _revision(metadata.get("resourceVersion"))
         for _ in range(PATCH_TRIES):
             stored = await self.stored(key)
             if since is not None and since < stored.user_revision:
                 raise Conflict(f"{key} was changed by a user since resourceVersion {since}: read it again")
             try:
-                return await self._patched(asking, kind, stored, metadata, body, verb)
+                return await self._patched(asking, kind, stored, metadata, body, verb, rule)
             except Conflict as conflict:
                 if since is not None or type(conflict) is not Conflict or stored.deleted_at is not None:
                     raise
         raise Conflict(f"{key} is being changed by others all the time: try again")
 
     async def _patched(
-        self, asking: Asking, kind: type[AnyResource], stored: Stored, metadata: Document, body: Document, verb: str
+        self,
+        asking: Asking,
+        kind: type[AnyResource],
+        stored: Stored,
+        metadata: Document,
+        body: Document,
+        verb: str,
+        rule: str,
     ) -> Document:
         labels = check_labels(metadata["userLabels"]) if "userLabels" in metadata else stored.labels
         spec, typed = self._merged(kind, stored, body.get("spec"), strict=asking.strict)
@@ -227,12 +269,15 @@ class Resources:
         fresh = replace(stored, spec=spec, labels=labels, generation=stored.generation + (spec != stored.spec))
         if spec != stored.spec:
             await check_grants(self.gate, asking.caller, kind(fresh), kind(stored))
+        if kind in (Organization, Project):
+            await quotas.check_may_set(self.gate, asking.caller, kind, stored, fresh, self.quota_defaults)
         also: tuple[Write, ...] = ()
         to = relinked(kind, stored.key, kind(stored).spec, typed) if spec != stored.spec else ()
         admission = self.admissions.get(kind.kind, NOTHING)
         if spec != stored.spec and admission.amend is not None:
             also = await admission.amend(kind(stored), kind(fresh))
         if asking.dry_run:
+            await quotas.refuse_spent(self.store, also)
             return {"dryRun": True, "object": await self.show(asking, kind, fresh), "placement": None}
         update = Update(
             stored.key,
@@ -244,8 +289,9 @@ class Resources:
         record = await write_record(
             self.gate, self.ids, asking.caller, asking.request, verb, kind, stored.key, uid=stored.uid
         )
+        decided = self.decided(asking, "update", kind, stored.key, stored.uid, rule)
         try:
-            await self.store.commit(update, *also, record, by=asking.caller.ref, request=asking.request)
+            await self.store.commit(update, *also, record, decided, by=asking.caller.ref, request=asking.request)
         except Full as full:
             raise _as_conflict(full) from full
         return await self.show(asking, kind, await self.store.get(stored.key))
@@ -274,7 +320,7 @@ class Resources:
     # -- deleting ---------------------------------------------------------------------------
 
     async def delete(self, asking: Asking, kind: type[AnyResource], key: Key) -> None:
-        await self.gate.allow(asking.caller, Act.DELETE, kind, key)
+        rule = self.rule(asking, Act.DELETE, await self.gate.allow(asking.caller, Act.DELETE, kind, key))
         stored = await self.stored(key)
         admission = self.admissions.get(kind.kind, NOTHING)
         if admission.guard is not None and stored.deleted_at is None:
@@ -284,7 +330,15 @@ class Resources:
         record = await write_record(
             self.gate, self.ids, asking.caller, asking.request, "delete", kind, key, uid=stored.uid
         )
-        await self.store.commit(Delete(key, uid=stored.uid), record, by=asking.caller.ref, request=asking.request)
+        decided = self.decided(asking, "delete", kind, key, stored.uid, rule)
+        writes = (Delete(key, uid=stored.uid), record, decided)
+        await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
+
+    def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
+        return decide(asking.caller, act, subject, Rules()).rule
+
+    def may(self, caller: Caller, subject: Any) -> bool:
+        return decide(caller, Act.READ, subject, Rules()).allowed
 
 
 def _parents(key: Key) -> tuple[Key, ...]:
@@ -301,6 +355,8 @@ def _parents(key: Key) -> tuple[Key, ...]:
 
 def _as_conflict(full: Full) -> Exception:
     """A single key that somebody else holds is a conflict; an amount above its ceiling stays what it is."""
+    if full.short is not None and is_quota(full):
+        return spent(full.scope, full.key, full.short)
     return InUse(full.message) if full.owner else full
 
 

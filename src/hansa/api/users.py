@@ -55,6 +55,8 @@ class Users:
                 return 200, await self._change(asking, organization, name, await body())
             case "POST", ["organizations", organization, "users", name, "password"]:
                 return 200, await self._password(asking, organization, name, await body())
+        if len(rest) > 4 and rest[4:] != ["password"]:
+            raise NotFound(f"there is nothing at /iam/v1beta1/{'/'.join(rest)}")
         raise MethodNotAllowed(f"{method} is not offered on /iam/v1beta1/{'/'.join(rest)}")
 
     # -- reading ----------------------------------------------------------------------------
@@ -116,6 +118,8 @@ class Users:
         if "enabled" in given:
             if not isinstance(given["enabled"], bool):
                 raise Invalid.field("spec.enabled", "must be true or false")
+            if user.ref == asking.caller.ref and not given["enabled"]:
+                raise Invalid.field("spec.enabled", "nobody disables themselves: another owner does")
             spec["enabled"] = given["enabled"]
         if spec == user.stored.spec:
             return _shown(user)

@@ -41,7 +41,7 @@ STDIN, STDOUT = 0, 1
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for --until at most.")
 @placed
 def console_command(name: str, linger: float, until: str, timeout: float, **place: Any) -> None:
-    """The serial console of a machine, live: read and type. Only owners of the organisation may.
+    """The serial console of a machine, live: read and type. Only owners may.
 
     \b
       hansa console web-1                                    on a terminal; Ctrl-] leaves it

@@ -63,6 +63,7 @@ def _places(file: Path, project: str | None, region: str | None) -> dict[str, st
     from hansa.sdk.login import kept
 
     client = Client.connected(replace(Connection.from_variables(kept(file)), login=file))
+    client.tokens.forget()  # one of an earlier login
     try:
         projects = {p["metadata"]["id"]: p["spec"]["organization"] for p in client.list("project")}
         regions = [r["metadata"]["id"] for r in client.list("region")]

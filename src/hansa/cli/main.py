@@ -17,14 +17,18 @@ from hansa.errors import Conflict, Forbidden, HansaError, NotFound, Unauthentica
 
 VERBS = {
     "up": ("hansa.cli.up:up_command", "Start a whole cloud on this machine, in the foreground."),
+    "serve": ("hansa.cli.serve:serve_command", "Run one process of a cloud: its API, its control loop, or both."),
     "get": ("hansa.cli.verbs:get_command", "List objects of a kind, or show some of them."),
     "describe": ("hansa.cli.verbs:describe_command", "Everything about one object, with its conditions and events."),
     "apply": ("hansa.cli.apply:apply_command", "Make it as a file, a folder or standard input says."),
+    "diff": ("hansa.cli.diff:diff_command", "What `apply` of a file would change, and whether anything."),
     "delete": ("hansa.cli.verbs:delete_command", "Delete objects, by name or as a file names them."),
     "start": ("hansa.cli.verbs:start_command", "Start stopped machines."),
     "stop": ("hansa.cli.verbs:stop_command", "Stop running machines."),
     "wait": ("hansa.cli.verbs:wait_command", "Wait until objects are ready, stopped or gone."),
     "why": ("hansa.cli.why:why_command", "Why an object is as it is: one screen."),
+    "quota": ("hansa.cli.quota:quota_command", "How much of its quotas a project uses; `quota set` sets them."),
+    "usage": ("hansa.cli.usage:usage_command", "What a project used: machines, disks, addresses, over time."),
     "ssh": ("hansa.cli.ssh:ssh_command", "Log in to a machine, or run a command in it."),
     "console": ("hansa.cli.console:console_command", "The serial console of a machine, live: read and type."),
     "logs": ("hansa.cli.verbs:logs_command", "The console log of a machine, over all its starts."),
@@ -36,8 +40,14 @@ VERBS = {
     "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
     "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
     "fleet": ("hansa.cli.fleet:fleet_command", "Check a fleet file, show one, and the schema for editors."),
+    "migrate": ("hansa.cli.stores:migrate_command", "Bring the schema of the database up to date."),
+    "backup": ("hansa.cli.stores:backup_command", "Write the store into one file, while the cloud runs."),
+    "restore": ("hansa.cli.stores:restore_command", "Put a backup in place, on either database."),
     "host": ("hansa.cli.host:host_command", "Look at and set up this machine as a host."),
+    "completion": ("hansa.cli.completion:completion_command", "The script that lets a shell complete kinds and names."),
 }
+
+COMPLETING = "_HANSA_COMPLETE"  # set while a shell asks for completions
 
 EXIT_CODES = """\b
 Exit status:
@@ -54,7 +64,7 @@ Which cloud: --data DIR of a verb, else HANSA_* or EVROC_* in the environment
 
 {EXIT_CODES}
 \b
-Completion:  eval "$(_HANSA_COMPLETE=bash_source hansa)"     (or zsh_source, fish_source)
+Completion:  eval "$(hansa completion bash)"     (or zsh, fish)
 Colour is used on a terminal only, and never with NO_COLOR set.
 """
 
@@ -70,6 +80,10 @@ class Verbs(click.Group):
             return None
         module, name = VERBS[cmd_name][0].split(":")
         command: click.Command = getattr(import_module(module), name)
+        if COMPLETING in os.environ:
+            from hansa.cli.completion import teach
+
+            teach(cmd_name, command)
         return command
 
     def resolve_command(

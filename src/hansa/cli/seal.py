@@ -59,16 +59,16 @@ async def _with_store(data: Path | None, verb: str) -> tuple[Sealed, bool | None
     from hansa.config import Settings
     from hansa.rotation import reseal, seen
     from hansa.rotation import rotate as rotated
-    from hansa.store.sqlite import open_sqlite
+    from hansa.store.open import is_postgres, open_store
     from hansa.wiring import sealer_of
 
     given: dict[str, Any] = {"data": data} if data is not None else {}
     settings = Settings(**given)
     folder = settings.data
-    if not (folder / "hansa.db").is_file():
+    if not (is_postgres(settings.store_at) or (folder / "hansa.db").is_file()):
         raise click.ClickException(f"there is no cloud in {folder}")
     file = settings.seal_key_file or folder / "keys" / "sealing.key"
-    store = await open_sqlite(folder / "hansa.db", clock=SystemClock(), ids=SystemIds())
+    store = await open_store(settings.store_at, clock=SystemClock(), ids=SystemIds())
     try:
         if verb == "status":
             return await seen(store, sealer_of(settings, folder)), None

@@ -1,25 +1,26 @@
-"""`hansa up`: the whole cloud in one process, in the foreground. Guests go on when it stops."""
+"""`hansa up`: a whole cloud in the foreground, as a supervisor above one process that does the work.
+
+Guests go on when it stops. Gateways will be children of their own beside the first.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from hansa.cli.serve import logging_on, path, serve
+from hansa.cli.serve import SUPERVISED, served
+from hansa.errors import HansaError
+
+PORT = 8080
+FOLDER = "hansa-data"
 
 
 @click.command("up")
-@click.option("--data", type=path(folder=True), help="Folder of all state. [default: hansa-data]")
-@click.option("--database", help="postgresql://… or a file, instead of DIR/hansa.db; HANSA_DATABASE hides a password.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes a free one. [default: 8080]")
-@click.option("--listen", metavar="ADDR[:PORT]", help="Address of the API; TLS unless loopback. [default: 127.0.0.1]")
-@click.option("--url", help="URL that clients are given, when it is another than the place it listens on.")
-@click.option("--tls-cert", type=path(folder=False), help="Certificate chain (PEM) instead of one of DIR/ca.pem.")
-@click.option("--tls-key", type=path(folder=False), help="Its private key (PEM).")
-@click.option("--tls-ca", type=path(folder=False), help="Its authority (PEM), when clients do not know it.")
-@click.option("--fleet", type=path(folder=False), help="Fleet file instead of the shipped one.")
+@served
 def up_command(**given: Any) -> None:
     """Start a whole cloud on this machine, in the foreground.
 
@@ -31,23 +32,42 @@ def up_command(**given: Any) -> None:
     Prints `ready` when it serves; `source DIR/hansa.env` then says to all clients where it is and who you
     are. Ctrl-C stops it; machines go on running and are found again at the next start.
     """
-    from hansa.config import Settings
-
-    _run(Settings(**{k: v for k, v in given.items() if v is not None}))
-
-
-def _run(settings: Any) -> None:
-    import uvloop
-
     from hansa.datafolder import lock_folder
     from hansa.edge.place import bind, place_of
-    from hansa.errors import HansaError
+    from hansa.supervisor import Child, Supervisor
 
+    data = given["data"] or Path(os.environ.get("HANSA_DATA") or FOLDER)
     try:
-        lock_folder(settings.data)
-        listener = bind(place_of(settings.listen, settings.port))
+        place = place_of(given["listen"] or os.environ.get("HANSA_LISTEN", ""), _port(given["port"]))
+        lock = lock_folder(data)
+        listener = bind(place)
     except HansaError as error:
         raise click.ClickException(error.message) from error
-    logging_on()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, listener))
+    environment = {SUPERVISED: f"{os.getpid()} {listener.fileno()}"}
+    if given["database"]:
+        environment["HANSA_DATABASE"] = given["database"]  # not in the list of processes
+    if sys.stderr.isatty():
+        environment["HANSA_LOG_FORM"] = "console"
+    command = [sys.executable, "-m", "hansa", "serve", *_words({**given, "data": data, "database": None})]
+    sys.exit(Supervisor([Child("cloud", command, (listener.fileno(), lock), environment)]).run())
+
+
+def _port(given: int | None) -> int:
+    text = os.environ.get("HANSA_PORT") or str(PORT)
+    if given is not None:
+        return given
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise click.ClickException(f"HANSA_PORT: {text!r} is no port")
+    return int(text)
+
+
+def _words(given: dict[str, Any]) -> list[str]:
+    """Options as they were given."""
+    words: list[str] = []
+    for name, value in given.items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(option)
+        elif value is not None:
+            words += [option, str(value)]
+    return words

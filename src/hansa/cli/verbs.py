@@ -22,7 +22,7 @@ ALL = ("vm", "disk", "hotswap", "snap", "pg", "vpc", "subnet", "sg", "ip", "sa")
 @click.option("-o", "--output", type=FORMS, default="table", show_default=True)
 @click.option("--field", metavar="PATH", help="Only this field of each, a line each, as in status.serial; for scripts.")
 @click.option("-l", "--selector", default="", help="Labels, as in tier=web,env!=test.")
-@click.option("-w", "--watch", is_flag=True, help="Go on and show each change.")
+@click.option("-w", "--watch", is_flag=True, help="Go on: a line for each change, also of what is deleted.")
 @placed
 def get_command(
     words: tuple[str, ...], output: str, field: str | None, selector: str, watch: bool, **place: Any
@@ -42,11 +42,9 @@ def get_command(
     kinds = words[0].split(",")
     asked = list(names.targets((",".join(",".join(ALL) if kind == "all" else kind for kind in kinds), *words[1:])))
     if watch:
-        if len(asked) != 1 or asked[0].name is not None:
-            raise click.UsageError("--watch is for all objects of one kind: hansa get vm --watch")
-        for event in client.watch(asked[0].known.kind):
-            item = event.object
-            click.echo(f"{event.type:<9} {item['metadata']['id']:<24} {show.reason_of(item)}")
+        from hansa.cli.watch import watch_objects
+
+        watch_objects(client, asked, output, selector)
         return
     found: list[tuple[names.Known, list[show.Document]]] = []
     for target in asked:

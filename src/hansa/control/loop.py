@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from hansa.control.metering import metered, with_metering
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
 from hansa.dates import parse_rfc3339, rfc3339
-from hansa.errors import Conflict, Full, Gone, NotFound, Refused, Retry
+from hansa.errors import Conflict, Full, NotFound, Refused, Retry
 from hansa.kinds.reasons import is_terminal
 from hansa.kinds.registry import read
 from hansa.kinds.resource import AnyResource, Document, Key
@@ -156,7 +157,7 @@ class Loop:
         try:
             async with asyncio.timeout(PASS_S):
                 outcome = await reconciler.reconcile(it, self.world)
-            await self._commit(*self._writes(it, lease, outcome))
+            await self._commit(*await self._writes(it, lease, outcome))
             self.errors.pop(lease.key, None)
         except (Conflict, NotFound):  # the world moved meanwhile: look again
             self.counts.conflicts += 1
@@ -192,28 +193,26 @@ class Loop:
         done about it. Empty when that change is no longer kept."""
         if it.ready and it.stored.observed == it.generation and not it.deleting:
             return ""
-        try:
-            asked = await self.world.store.changes(it.stored.user_revision - 1, limit=1)
-        except Gone:
-            return ""
-        return asked[0].request if asked and asked[0].revision == it.stored.user_revision else ""
+        return await self.world.store.request_of(it.stored.user_revision)
 
     def _unmanaged(self, it: AnyResource, lease: Lease) -> tuple[Write, ...]:
         """A kind that nobody reconciles: nothing to do, or nothing to clean up."""
         return (Forget(it.key, lease),) if it.deleting else (Settle(lease, None),)
 
-    def _writes(self, it: AnyResource, lease: Lease, outcome: Outcome) -> tuple[Write, ...]:
+    async def _writes(self, it: AnyResource, lease: Lease, outcome: Outcome) -> tuple[Write, ...]:
         if outcome.gone:
-            return (*outcome.also, Forget(it.key, lease))
+            _, ends = await metered(it, None, self.world)
+            return (*outcome.also, *ends, Forget(it.key, lease))
         settle = Settle(lease, outcome.again_in_s)
         if outcome.status is None:
             return (*outcome.also, settle)
-        document = outcome.status.wire()
+        metering, records = await metered(it, outcome.status, self.world)
+        document = outcome.status.wire() if metering is None else with_metering(outcome.status, metering)
         if outcome.expect_s is not None:
             document = self._overdue(it, document, outcome.expect_s)
         now_ready = outcome.status.is_ready
         wake = outcome.wake or now_ready != it.status.is_ready or it.stored.observed != it.generation
-        return (*outcome.also, SetStatus(it.key, it.generation, document, lease, wake=wake), settle)
+        return (*outcome.also, *records, SetStatus(it.key, it.generation, document, lease, wake=wake), settle)
 
     def _overdue(self, it: AnyResource, document: Document, expect_s: float) -> Document:
         """Says since when a wait is longer than it should be; the reason stays, for programs. The end of a story

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 from hansa.control.attachments import misplaced
 from hansa.control.machine_parts import Parts
-from hansa.control.outcome import Trouble, waiting_for
+from hansa.control.outcome import Outcome, Trouble, waiting_for
 from hansa.engines.ports import HotDisk, Machine, MachineReport, MachineState, Nic, PluggedDisk, Seed
-from hansa.kinds.compute import AttachedDisk, MachineAddresses, MachineZone, VirtualMachine
+from hansa.kinds.compute import AttachedDisk, MachineAddresses, MachineZone, Shape, VirtualMachine
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import Document
 from hansa.placement.place import Decision
 
 POLL_S = 0.5
 PAUSED_AGAIN_S = 5.0
+_ON = frozenset({MachineState.RUNNING, MachineState.STOPPING})
 
 
 # -- before the engine is asked -----------------------------------------------------------------
@@ -107,6 +109,28 @@ def look_again_s(it: VirtualMachine, report: MachineReport, *, ready: bool) -> f
     if ready or (report.state is MachineState.POWERED_OFF and it.spec.running):
         return None
     return PAUSED_AGAIN_S if report.state is MachineState.PAUSED and it.spec.running else POLL_S
+
+
+def powered(outcome: Outcome, seen: MachineReport | None) -> Outcome:
+    """Whether its guest runs, as the engine said last, whatever else came of the pass. One that its host holds
+    back does not."""
+    if outcome.status is None:
+        return outcome
+    on = seen is not None and seen.state in _ON
+    since = seen.started_at if seen is not None and on else None
+    return replace(outcome, status=outcome.status.model_copy(update={"on_since": since}))
+
+
+def shaped(outcome: Outcome, it: VirtualMachine, parts: Parts) -> Outcome:
+    """What it is started with; a guest that runs keeps what it was started with."""
+    if outcome.status is None or it.status.on_since is not None:
+        return outcome
+    profile = parts.profile.spec
+    shape = Shape(
+        profile=parts.profile.name, vcpus=profile.vcpus, memory_bytes=profile.memory.size_bytes,
+        gpus=profile.gpus.quantity if profile.gpus else 0,
+    )  # fmt: skip
+    return replace(outcome, status=outcome.status.model_copy(update={"shape": shape}))
 
 
 def zone_of(it: VirtualMachine) -> MachineZone:

@@ -28,7 +28,9 @@ from hansa.control.machine_report import (
     look_again_s,
     mac_of,
     machine_of,
+    powered,
     refusal,
+    shaped,
     shown,
     zone_of,
 )
@@ -69,13 +71,13 @@ class Machines:
         engine = world.engines.compute(it.status.host) if it.status.host is not None else None
         if it.status.host is not None and engine is None:
             gone = f"host {it.status.host} is not in the fleet any more"
-            return self._unready(it, Trouble("HostGone", gone, WAIT_S), world)
+            return powered(self._unready(it, Trouble("HostGone", gone, WAIT_S), world), None)
         seen = await engine.observe(it.uid) if engine is not None else MachineReport(it.uid, MachineState.ABSENT)
         try:
             outcome, seen = await self._step(it, hot, engine, seen, world)
         except Refused as refused:
             outcome = self._unready(it, Trouble(refused.why, refused.message), world)
-        return with_hot(it, hot, seen, outcome, world.clock.now())
+        return powered(with_hot(it, hot, seen, outcome, world.clock.now()), seen)
 
     async def _step(
         self, it: VirtualMachine, hot: Sequence[Hot], engine: ComputeEngine | None, seen: MachineReport, world: World
@@ -159,7 +161,7 @@ class Machines:
         report = await engine.apply(wanted)
         if seen.state is MachineState.LOST and report.state is not MachineState.RUNNING:
             report = replace(report, message=LOST)
-        outcome = replace(self._seen(it, report, addresses, network, host, world), also=also)
+        outcome = shaped(replace(self._seen(it, report, addresses, network, host, world), also=also), it, parts)
         return outcome if network.follows(it) else waking(outcome, network), report
 
     async def _user_data(self, it: VirtualMachine) -> bytes:
@@ -211,6 +213,7 @@ class Machines:
             failures=0 if steady else it.status.failures,
             mac=it.status.mac,
             vpc=network.vpc_uid,
+            shape=it.status.shape,
         )
         return Outcome(status, again_in_s=look_again_s(it, report, ready=ready), expect_s=READY_WITHIN_S)
 
@@ -227,7 +230,7 @@ class Machines:
         said = conditions(it, world.clock.now(), False, "Deleting", "its attachments are being removed")
         released = tuple(h.attachment.uid for h in hot)
         status = it.status.model_copy(update={
-            "conditions": said, "hotswap_disk_attachments": (), "released": released,
+            "conditions": said, "hotswap_disk_attachments": (), "released": released, "on_since": None,
         })  # fmt: skip
         also = tuple(Delete(h.attachment.key, uid=h.attachment.uid) for h in hot if not h.attachment.deleting)
         return Outcome(status, again_in_s=LEAVING_AGAIN_S, also=also, wake=released != it.status.released)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hansa.control.outcome import Trouble
+from hansa.control.quotas import take_storage
 from hansa.control.world import World
 from hansa.kinds.fleet import Host
 from hansa.kinds.resource import AnyResource
@@ -69,8 +70,9 @@ async def held_room(it: AnyResource, zone: str, world: World) -> int:
 
 
 async def take_room(it: AnyResource, zone: str, amount: int, world: World) -> tuple[Write, ...] | Trouble:
-    """The writes that make `amount` bytes of a zone an object's own; none where it holds just these."""
-    if await held_room(it, zone, world) == amount:
-        return ()
+    """The writes that make `amount` bytes of a zone, and of its quotas, an object's own; none where it holds these."""
+    storage = await take_storage(it, amount, world)
+    if isinstance(storage, Trouble) or await held_room(it, zone, world) == amount:
+        return storage
     pool = await pool_of(it.key.region or "", zone, world)
-    return pool.refusal(it.uid, amount) or (Reserve(it.uid, (pool.claim(amount),)),)
+    return pool.refusal(it.uid, amount) or (Reserve(it.uid, (pool.claim(amount),)), *storage)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from hansa.control.networks import default_network
 from hansa.control.outcome import Outcome, born_ready, conditions
+from hansa.control.quotas import ceilings_of, first_taken
 from hansa.control.world import World
 from hansa.errors import Invalid
 from hansa.kinds.fleet import Region, Zone
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Key, Status
-from hansa.store.port import Birth, Delete, Write
+from hansa.policy.quota import project_scope
+from hansa.store.port import Birth, Delete, SetCeilings, Write
 
 CONTENT_POLL_S = 1.0
 
@@ -26,6 +28,9 @@ async def project_born(it: AnyResource, world: World) -> Birth:
     for region in await world.all(Region):
         letters = [z.spec.letter for z in zones if z.spec.region == region.name]
         writes += await default_network(it.name, region.name, sorted(letters), world)
+    writes += await first_taken(it, world)
+    if it.spec.quotas is not None:
+        writes.append(ceilings_of(it))
     return Birth(born_ready(world.clock.now()), observed=1, also=tuple(writes), due=False)
 
 
@@ -41,7 +46,7 @@ class Projects:
             return Outcome(Status(conditions=conditions(it, now, True, "Available")))
         content = await world.below(f"projects/{it.name}")
         if not content:
-            return Outcome(gone=True)
+            return Outcome(gone=True, also=(SetCeilings(project_scope(it.name), {}),))
         free = [o for o in content if not o.deleting and not await self._held(o, world)]
         message = f"{len(content)} objects in it are being removed"
         return Outcome(

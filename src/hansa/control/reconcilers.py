@@ -19,6 +19,7 @@ from hansa.control.networks import SubnetsOf, guard_default, subnet_born, vpc_bo
 from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
 from hansa.control.private_clouds import VirtualPrivateClouds
 from hansa.control.projects import Projects, project_born
+from hansa.control.quotas import charged, limits_amended
 from hansa.control.snapshots import Snapshots
 from hansa.control.world import Reconciler, World
 from hansa.kinds.iam import Organization
@@ -60,8 +61,7 @@ def admissions(world: World) -> dict[str, Admission]:
     def bound(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         return partial(_with_world, call, world)
 
-    return {
-        "Project": Admission(born=bound(project_born)),
+    told = {
         "VirtualPrivateCloud": Admission(born=bound(vpc_born), guard=bound(guard_default)),
         "Subnet": Admission(born=bound(subnet_born), guard=bound(guard_default)),
         "SecurityGroup": Admission(born=bound(security_group_born)),
@@ -79,6 +79,11 @@ def admissions(world: World) -> dict[str, Admission]:
             born=bound(machine_born), amend=bound(machine_amended), preview=bound(machine_preview)
         ),
     }
+    limited = bound(limits_amended)
+    return {
+        **{kind: charged(admission, world) for kind, admission in told.items()},
+        "Project": Admission(born=bound(project_born), amend=limited), "Organization": Admission(amend=limited),
+    }  # fmt: skip
 
 
 async def _with_world(call: Callable[..., Awaitable[Any]], world: World, *objects: AnyResource) -> Any:

@@ -70,11 +70,14 @@ def _split(text: str) -> tuple[str, str]:
     return host, port
 
 
-def bind(place: Place) -> socket.socket:
-    """A listening socket that does not block. Raises Invalid saying why the place cannot be used."""
+def bind(place: Place, *, shared: bool = False) -> socket.socket:
+    """A listening socket that does not block. `shared`: other processes of this user may listen there too, and the
+    kernel gives each a part of what comes. Raises Invalid saying why the place cannot be used."""
     listener = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if ":" in place.host:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not place.everywhere))
         listener.bind((place.host, place.port))

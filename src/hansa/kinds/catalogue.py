@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from hansa.kinds import bindings, compute, fleet, iam, networking, sovereignty
+from hansa.kinds import bindings, compute, fleet, iam, networking, quotas, sovereignty
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.iam import PROJECT
 from hansa.kinds.registry import unbuilt
 
-MODULES = (bindings, compute, fleet, iam, networking, sovereignty)
+MODULES = (bindings, compute, fleet, iam, networking, quotas, sovereignty)
 
 unbuilt("compute", "v1beta2", REGIONAL, "customDiskImages", reason="custom images need object storage, which is not built yet")  # fmt: skip
 unbuilt("loadbalancer", "v1alpha1", REGIONAL, "loadBalancers", "backendPools", "backendServices", "l4Routes", reason="load balancers are not built yet")  # fmt: skip
 unbuilt("storage", "v1", REGIONAL, "buckets", "bucketServiceAccounts", "bucketServiceAccountSecrets", "fileStores", reason="object and file storage are not built yet")  # fmt: skip
-unbuilt("quotas", "v1alpha2", REGIONAL, "projectQuotas", reason="quotas are not built yet")
-unbuilt("quotas", "v1alpha2", "organizations/{organization}/regions/{region}", "orgQuotas", reason="quotas are not built yet")  # fmt: skip
 unbuilt("think", "v1beta2", REGIONAL, "instances", reason="model serving is not built yet")
 unbuilt("think", "v1beta2", PROJECT, "models", "sharedModels", "sizes", "apiKeys", reason="model serving is not built yet")  # fmt: skip

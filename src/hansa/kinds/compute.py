@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hansa.kinds.meters import DISK, GPU, MEMORY, NOTHING, SNAPSHOT, VCPU, Measure, MeteredStatus
 from hansa.kinds.resource import Document, Resource, Spec, Status, Stored, Wire
 from hansa.kinds.rules import echoed, fixed, grows, hidden, refers, secret, stopped
 from hansa.units import (
@@ -143,7 +144,7 @@ class DiskUsage(Wire):
     attachment_ref: str | None = None
 
 
-class DiskStatus(Status):
+class DiskStatus(MeteredStatus):
     disk_size: Size | None = None
     placement: DiskPlacement | None = None
     disk_usage: tuple[DiskUsage, ...] = ()
@@ -165,8 +166,17 @@ class Disk(
     service="compute", version="v1beta2", collection="disks", scope=REGIONAL,
     columns=(("SIZE", "status.diskSize"), ("ZONE", "status.placement.zone"), ("IMAGE", "spec.source.diskImageRef"),
              ("USED BY", "status.diskUsage.0.virtualMachineRef")),
+    meters=(DISK,),
 ):  # fmt: skip
     """A block device of one zone: blank, from an image or from a snapshot. It claims its size of the zone's pool."""
+
+    @classmethod
+    def measure(cls, status: DiskStatus) -> Measure:
+        """Its promised size, from when it is made until it is gone, whoever uses it."""
+        if not status.made or status.disk_size is None:
+            return NOTHING
+        zone = status.placement.zone if status.placement else ""
+        return Measure({DISK: status.disk_size.size_bytes}, zone, simulated=bool(status.simulated))
 
 
 # -- snapshots ----------------------------------------------------------------------------------
@@ -180,7 +190,7 @@ class SnapshotPlacement(Wire):
     zones: str  # one zone, in spite of its name
 
 
-class SnapshotStatus(Status):
+class SnapshotStatus(MeteredStatus):
     creation_time: str | None = None  # the moment that it shows
     restore_size: Size | None = None
     placement: SnapshotPlacement | None = None
@@ -200,11 +210,19 @@ class Snapshot(
     service="compute", version="v1beta2", collection="snapshots", scope=REGIONAL, short=("snap", "snaps"),
     columns=(("DISK", "spec.diskRef"), ("SIZE", "status.restoreSize"), ("ZONE", "status.placement.zones"),
              ("TAKEN", "status.creationTime")),
+    meters=(SNAPSHOT,),
 ):  # fmt: skip
     """A full copy of a disk at one moment, crash-consistent: what a power cut would have left on it.
 
     A running guest should write out first what it holds in memory. Once Ready it needs the disk no more.
     """
+
+    @classmethod
+    def measure(cls, status: SnapshotStatus) -> Measure:
+        if not status.made or status.restore_size is None:
+            return NOTHING
+        zone = status.placement.zones if status.placement else ""
+        return Measure({SNAPSHOT: status.restore_size.size_bytes}, zone, simulated=bool(status.simulated))
 
 
 # -- machines -----------------------------------------------------------------------------------
@@ -346,7 +364,16 @@ class SshEndpoint(Wire):
     port: int
 
 
-class VirtualMachineStatus(Status):
+class Shape(Wire):
+    """What a guest was started with."""
+
+    profile: str
+    vcpus: int
+    memory_bytes: int
+    gpus: int = 0
+
+
+class VirtualMachineStatus(MeteredStatus):
     virtual_machine_status: str = "Creating"
     attached_disks: tuple[AttachedDisk, ...] = ()
     hotswap_disk_attachments: tuple[HotswapDisk, ...] = ()
@@ -363,6 +390,8 @@ class VirtualMachineStatus(Status):
     not_before: float | None = hidden()  # epoch seconds: no restart of a dead guest before
     mac: str | None = hidden()
     vpc: str | None = hidden()  # uid of the network that it is plugged into
+    shape: Shape | None = hidden()
+    on_since: float | None = hidden()  # epoch seconds since which the engine runs its guest, None: it does not
     released: tuple[str, ...] = hidden(())  # uids of attachments on their way out whose disks the engine let go
 
 
@@ -372,9 +401,19 @@ class VirtualMachine(
     columns=(("STATE", "status.virtualMachineStatus"), ("PROFILE", "spec.computeProfileRef"),
              ("ZONE", "spec.placement.zone"), ("ADDRESS", "status.networking.privateIPv4Address"),
              ("PUBLIC", "status.networking.publicIPv4Address")),
-    actions=("start", "stop", "logs", "console", "ssh"),
+    actions=("start", "stop", "logs", "console", "ssh"), meters=(VCPU, MEMORY, GPU),
 ):  # fmt: skip
     """A virtual machine on one host."""
+
+    @classmethod
+    def measure(cls, status: VirtualMachineStatus) -> Measure:
+        """What it was started with, while its guest runs in the engine's eyes."""
+        shape = status.shape
+        if status.on_since is None or shape is None:
+            return NOTHING
+        levels = {VCPU: shape.vcpus, MEMORY: shape.memory_bytes, GPU: shape.gpus}
+        zone = status.placement.zone if status.placement else ""
+        return Measure(levels, zone, shape.profile, status.on_since or None, simulated=bool(status.simulated))
 
     @classmethod
     def stopped(cls, stored: Stored) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from hansa.dates import parse_rfc3339
+from hansa.kinds.quotas import Quotas
 from hansa.kinds.resource import Resource, Spec, Status, Wire
 from hansa.kinds.rules import echoed, fixed, hidden, refers
 
@@ -19,7 +20,7 @@ PROJECT = "projects/{project}"
 
 class OrganizationSpec(Spec):
     name: str = Field("", max_length=200)
-    quotas: dict[str, Any] | None = None
+    quotas: Quotas | None = None
 
 
 class OrganizationStatus(Status):
@@ -38,6 +39,7 @@ class Organization(
 class ProjectSpec(Spec):
     organization: str = fixed()
     name: str = Field("", max_length=200)
+    quotas: Quotas | None = None  # the organisation's limits hold as well
 
 
 class Project(

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hansa.kinds.compute import REGIONAL
+from hansa.kinds.meters import NOTHING, PUBLIC_IP, Measure, MeteredStatus
 from hansa.kinds.resource import Document, Resource, Spec, Status, Wire
 from hansa.kinds.rules import fixed, hidden, refers
 from hansa.units import RULES_PER_GROUP_MAX
@@ -243,7 +244,7 @@ class PublicIPSpec(Spec):
     pass
 
 
-class PublicIPStatus(Status):
+class PublicIPStatus(MeteredStatus):
     public_ipv4_address: str | None = Field(None, alias="publicIPv4Address")
     used_by_ref: str | None = None
     reachable: str | None = hidden()
@@ -252,6 +253,10 @@ class PublicIPStatus(Status):
 class PublicIP(
     Resource[PublicIPSpec, PublicIPStatus],
     service="networking", version="v1beta2", collection="publicIPs", scope=REGIONAL, short=("ip", "ips"),
-    columns=(("ADDRESS", "status.publicIPv4Address"), ("USED BY", "status.usedByRef")),
+    columns=(("ADDRESS", "status.publicIPv4Address"), ("USED BY", "status.usedByRef")), meters=(PUBLIC_IP,),
 ):  # fmt: skip
     """A public IPv4 address, kept for the object's life."""
+
+    @classmethod
+    def measure(cls, status: PublicIPStatus) -> Measure:
+        return Measure({PUBLIC_IP: 1}) if status.public_ipv4_address else NOTHING

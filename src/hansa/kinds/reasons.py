@@ -56,7 +56,11 @@ _ALL = [
     Reason("ZoneInvalid", "terminal", "There is no such zone in the region."),
     Reason("PlacementGroupExceeded", "terminal", "The group has no host left on which it holds no machine."),
     Reason("PolicyDenied", "terminal", "A policy forbids it; the message names the rule."),
-    Reason("QuotaExceeded", "terminal", "A quota is spent."),
+    Reason(
+        "QuotaExceeded",
+        "terminal",
+        "A quota is spent; the message says which. `hansa quota` shows what is in use, and it goes on once there is room.",
+    ),
     Reason("AddressesExceeded", "terminal", "The range has no free address."),
     Reason("NotFiltered", "working", "Its security groups are not enforced there (yet); the message says why."),
     Reason("NotForwarded", "working", "The public address leads nowhere (yet); the message says why."),
@@ -64,6 +68,47 @@ _ALL = [
 ]
 
 REASONS: dict[str, Reason] = {r.name: r for r in _ALL}
+
+# What would help, a line for each reason that is not the wanted end: `hansa why` shows it.
+HELPS: dict[str, str] = {
+    "Pending": "Nothing: it is looked at when its turn comes.",
+    "Creating": "Nothing: it takes a moment.",
+    "Provisioning": "Nothing: it takes a moment; `hansa events` shows how far it is.",
+    "Updating": "Nothing: the change is on its way.",
+    "Starting": "Nothing: `hansa console` shows how the guest starts.",
+    "Stopping": "Nothing for a minute; a guest that does not listen is cut off then.",
+    "Deleting": "What still points at it must let go; see `pointed at by`.",
+    "WaitingForReference": "Make what it points at, or wait until that is ready; see `points at`.",
+    "WaitingForContents": "What is inside goes first; look at `pointed at by` for what does not go.",
+    "ImageBuilding": "Nothing: the image is built once for all machines of this host.",
+    "Copying": "Nothing: it takes as long as the bytes need.",
+    "DetachPending": "Unmount the disk in the guest, or stop the machine.",
+    "HostDiskFull": "Delete disks or snapshots of that host, or give it a larger disk.",
+    "GuestPoweredOff": "`hansa start` starts it again; `spec.running: false` says that it shall stay off.",
+    "GuestDied": "`hansa logs` shows the guest's last words; it is started again by itself.",
+    "StaleGeneration": "Nothing: the next pass follows the newer spec.",
+    "EngineNotAnswering": "The last attempts say what the engine answered; an operator looks at `hansa host probe`.",
+    "LeftFleetFile": "Delete what stands there and start again, or put the place back into the fleet file.",
+    "HostGone": "Put the host back into the fleet file, or delete the object.",
+    "Overdue": "The last attempts say what is in the way.",
+    "ProvisioningFailed": "Change what the message names and apply again, or delete it.",
+    "NoCapacityUnavailable": "Ask for less, ask in another zone, or free a host; the decision says what is short where.",
+    "DiskTooSmall": "Give the disk at least the size of the image: both stand in the message.",
+    "ImageUnavailable": "Choose an image of `hansa get diskimage`, or build it with `hansa image build`.",
+    "ReferenceInvalid": "Correct the reference that the message names.",
+    "ZoneInvalid": "Choose one of the region's zones: `hansa get zone`.",
+    "PlacementGroupExceeded": "Leave the group, make the group weaker, or wait for a host that holds none of it.",
+    "PolicyDenied": "Ask for what the named rule allows, or have its owner change it.",
+    "QuotaExceeded": "Delete what is not needed, or ask an owner for a larger quota.",
+    "AddressesExceeded": "Delete what holds addresses there, or use another subnet with free ones.",
+    "NotFiltered": "Nothing while it starts; else `hansa host probe` says what the host lacks.",
+    "NotForwarded": "Attach the address to a machine that runs; the message says what is missing.",
+}
+
+
+def what_helps(reason: str) -> str:
+    """A line for people, empty where nothing is amiss."""
+    return HELPS.get(reason, "")
 
 
 def is_terminal(reason: str) -> bool:

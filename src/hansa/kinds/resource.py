@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from hansa.kinds.rules import Rule, ruled_fields
+
+if TYPE_CHECKING:
+    from hansa.kinds.meters import Measure, Meter
 
 Document = dict[str, Any]
 
@@ -126,11 +129,12 @@ class Resource(Generic[S, T]):
     collection: ClassVar[str]
     scope: ClassVar[str]  # "", "global", "projects/{project}", "projects/{project}/regions/{region}", …
     scopes: ClassVar[tuple[str, ...]]  # every scope in which it may stand, `scope` first
-    verbs: ClassVar[str] = "CGLPD"
+    verbs: ClassVar[str] = "CGLPD"  # S: one object that stands under the name of its collection
     short: ClassVar[tuple[str, ...]] = ()  # names the command line also takes
     columns: ClassVar[tuple[tuple[str, str], ...]] = ()  # heading, path
     actions: ClassVar[tuple[str, ...]] = ()
     public: ClassVar[bool] = True  # has routes
+    meters: ClassVar[tuple[Meter, ...]] = ()  # what of it is measured while it is there
     spec_type: ClassVar[type[Spec]]
     status_type: ClassVar[type[Status]]
     hidden: ClassVar[frozenset[str]] = frozenset()
@@ -149,11 +153,13 @@ class Resource(Generic[S, T]):
         columns: tuple[tuple[str, str], ...] = (),
         actions: tuple[str, ...] = (),
         public: bool = True,
+        meters: tuple[Meter, ...] = (),
     ) -> None:
         cls.kind = cls.__name__
         cls.service, cls.version, cls.collection, cls.scope = service, version, collection, scope
         cls.scopes = (scope, *also)
         cls.verbs, cls.short, cls.columns, cls.actions, cls.public = verbs, short, columns, actions, public
+        cls.meters = meters
         base = next(b for b in cls.__orig_bases__ if getattr(b, "__origin__", None) is Resource)  # type: ignore[attr-defined]
         cls.spec_type, cls.status_type = get_args(base)
         rules = [*ruled_fields(cls.spec_type)]
@@ -223,6 +229,13 @@ class Resource(Generic[S, T]):
     def stopped(cls, stored: Stored) -> bool:
         """May fields marked `stopped` change now? Pure."""
         return True
+
+    @classmethod
+    def measure(cls, status: Any) -> Measure:
+        """What an object with this status draws of its meters now. Pure."""
+        from hansa.kinds.meters import NOTHING
+
+        return NOTHING
 
     @classmethod
     def say(cls, stored: Stored, status: Document) -> Document:

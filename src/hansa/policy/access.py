@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds
@@ -24,7 +24,7 @@ OWNER, MEMBER = "organizationOwner", "projectContributor"  # of an organisation 
 PROJECT_OWNER = "projectOwner"
 
 _ACTIONS = {"console": Act.CONSOLE, "logs": Act.SSH, "start": Act.UPDATE, "stop": Act.UPDATE, "revoke": Act.UPDATE}
-_VERBS = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE}
+_VERBS = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE, "S": Act.READ}
 _BESIDES = {"User": ("iam", "users", (Act.READ, Act.CREATE, Act.UPDATE)), AUDIT: ("audit", "records", (Act.READ,))}
 
 
@@ -119,6 +119,7 @@ def _meanings() -> dict[str, tuple[str, Act]]:
     return dict(sorted(found.items()))
 
 
+@cache
 def permission(kind: str, act: Act) -> str:
     """`compute.disks.create`; empty for something that nobody is ever permitted."""
     place = _places().get(kind)
@@ -156,20 +157,31 @@ def held(caller: Caller) -> Iterator[Grant]:
     """By birth, at home, and by bindings. A role on a scope that is none of its own counts for nothing."""
     yield from (Grant(f"{ORGANIZATION}/{name}", OWNER) for name in caller.owns)
     yield from (Grant(f"{PROJECT}/{name}", MEMBER) for name in caller.member_of)
-    for grant in caller.grants:
-        role = ROLES.get(grant.role)
-        if role is not None and grant.scope.partition("/")[0] == role.scope:
-            yield grant
+    yield from (grant for grant in caller.grants if _fitting(grant))
 
 
 def on(caller: Caller, subject: Subject) -> list[Grant]:
     """The grants whose scope the subject lies in."""
-    return [grant for grant in held(caller) if _covers(grant.scope, subject)]
+    project, organization = f"{PROJECT}/{subject.project}", f"{ORGANIZATION}/{subject.organization}"
+    found = []
+    if subject.organization and subject.organization in caller.owns:
+        found.append(_grant(organization, OWNER))
+    if subject.project and subject.project in caller.member_of:
+        found.append(_grant(project, MEMBER))
+    if caller.grants:
+        here = (project if subject.project else None, organization if subject.organization else None)
+        found += [grant for grant in caller.grants if grant.scope in here and _fitting(grant)]
+    return found
 
 
-def _covers(scope: str, subject: Subject) -> bool:
-    what, _, name = scope.partition("/")
-    return bool(name) and name == (subject.project if what == PROJECT else subject.organization)
+@lru_cache(maxsize=4096)
+def _grant(scope: str, role: str) -> Grant:
+    return Grant(scope, role)
+
+
+def _fitting(grant: Grant) -> bool:
+    role = ROLES.get(grant.role)
+    return role is not None and grant.scope.partition("/")[0] == role.scope
 
 
 def reaches(grant: Grant, subject: Subject, needed: str, *, partly: bool = False) -> bool:

@@ -90,7 +90,9 @@ class Client:
     def list(self, kind: type[R] | str, *, selector: str = "") -> builtins.list[R] | Documents:
         """All objects of a kind in this place, oldest first; `selector` as in `tier=web,env!=test`."""
         query = {"labelSelector": selector} if selector else {}
-        items: Documents = self.request("GET", self.path_of(Target(_known(kind))), query)["items"]
+        known = _known(kind)
+        answer = self.request("GET", self.path_of(Target(known)), query)
+        items: Documents = [answer] if "S" in known.verbs else answer["items"]
         return items if isinstance(kind, str) else [self._typed(kind, item) for item in items]
 
     @overload
@@ -172,6 +174,10 @@ class Client:
         """Conditions, the placement's decision with its refusals, neighbours, attempts, what is due."""
         return cast(Document, self.request("GET", self.path(kind, name) + "/why"))
 
+    def decision(self, id: str) -> Document:
+        """A verdict on a write, or a placement, by its id. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/decisions/v1/{quote(id, safe='')}"))
+
     def logs(self, name: str, *, bytes_max: int = 65536) -> str:
         """The end of a machine's console log."""
         path = self.path("VirtualMachine", name) + f"/logs?bytes={bytes_max}"
@@ -202,10 +208,13 @@ class Client:
         """The kinds of the server: `items`, and what is `notBuilt`."""
         return cast(Document, self.request("GET", "/explain/v1/kinds"))
 
-    def watch(self, kind: type[R] | str, *, after: int = 0) -> Iterator[Event]:
-        """Changes of a kind's objects as they come, for ever. Raises Gone when `after` is too long ago."""
+    def watch(self, kind: type[R] | str, *, after: int | None = 0, selector: str = "") -> Iterator[Event]:
+        """Changes of a kind's objects as they come, for ever; with `after` None first what is there.
+
+        Raises Gone when `after` is too long ago.
+        """
         known = _known(kind)
-        return events_of(self, known.path(known.scope_in(self.place)), after)
+        return events_of(self, known.path(known.scope_in(self.place)), after, selector)
 
     # -- beneath --------------------------------------------------------------------------------
 

@@ -232,7 +232,10 @@ def _cache_folder() -> Path:
 
 
 def _cache_file(it: Connection, folder: Path) -> Path:
-    secret = str(it.login or "") or it.refresh_token or it.service_account_secret or it.token
+    person = it.refresh_token.partition(".")[0]  # a login's refresh token changes with each use, its user does not
+    secret = (
+        f"{it.login}\0{person}" if it.login is not None else it.refresh_token or it.service_account_secret or it.token
+    )
     digest = hashlib.sha256("\0".join((it.token_url, it.service_account, secret)).encode()).hexdigest()
     return folder / f"{digest[:40]}.json"
 

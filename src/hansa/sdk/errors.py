@@ -79,4 +79,8 @@ def of_answer(status: int, body: Any, what: str) -> HansaError:
     error.detail = f"request {document['request']}" if document.get("request") else ""
     if document.get("help"):
         error.add_note(str(document["help"]))
+    details = document.get("details")
+    error.details = details if isinstance(details, dict) else {}
+    if error.details.get("decision"):
+        error.add_note(f"hansa why decision/{error.details['decision']}")
     return error

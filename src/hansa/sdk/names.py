@@ -27,7 +27,7 @@ class Known:
     version: str
     collection: str
     scopes: tuple[str, ...]
-    verbs: str  # of C, G, L, P, D
+    verbs: str  # of C, G, L, P, D; S: one object that stands under the name of its collection
     short: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     actions: tuple[str, ...]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from hansa.sdk.errors import Unreachable, of_answer
 
@@ -27,18 +28,21 @@ class Event:
     revision: int
 
 
-def events_of(client: Client, path: str, after: int) -> Iterator[Event]:
-    """Events of a collection after a revision, for ever; a cloud that restarts is waited for.
+def events_of(client: Client, path: str, after: int | None, selector: str = "") -> Iterator[Event]:
+    """Events of a collection after a revision, for ever; None: what is there, then events. A cloud that restarts is
+    waited for.
 
     Raises Gone when the revision is too old (list again), and whatever else the server refuses with.
     """
     while True:
+        query = {"watch": "true"} | ({} if after is None else {"after": str(after)})
+        query |= {"labelSelector": selector} if selector else {}
         try:
-            with client.transport.stream(f"{path}?watch=true&after={after}", client.headers()) as answer:
+            with client.transport.stream(f"{path}?{urlencode(query)}", client.headers()) as answer:
                 if answer.status != 200:
                     raise of_answer(answer.status, _document(answer.read()), f"watch {path}")
                 for event in _lines(answer):
-                    after = max(after, event.revision)
+                    after = max(after or 0, event.revision)
                     yield event
         except Unreachable:
             time.sleep(PAUSE_S)

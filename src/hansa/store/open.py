@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from hansa.clock import Clock, Ids
-from hansa.errors import Invalid
+from hansa.errors import Invalid, Retry
+from hansa.store.migrate import Migration, migrate, migrate_postgresql, pending, version_postgresql, version_sqlite
 from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
 
 SCHEMES = ("postgresql", "postgres")
+MIGRATE_S = 600.0  # a statement of a migration, over a million rows
 
 
 def is_postgres(database: str) -> bool:
@@ -35,3 +38,23 @@ async def open_store(
 
         return await open_postgres(str(database), clock=clock, ids=ids, follow=follow_clock)
     return await open_sqlite(database, clock=clock, ids=ids, inline=inline)
+
+
+async def migrate_database(database: str, *, dry_run: bool) -> tuple[int, list[Migration]]:
+    """The schema that was found, and what was applied to it (or would be). Raises NewerDatabase, Retry."""
+    if is_postgres(database):
+        from hansa.store.postgres import apart
+
+        async with apart(database, statement_s=MIGRATE_S) as connection:
+            present = await version_postgresql(connection)
+            return present, pending(present) if dry_run else await migrate_postgresql(connection)
+    if dry_run and not Path(database).exists():
+        return 0, pending(0)
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        present = version_sqlite(connection)
+        return present, pending(present) if dry_run else migrate(connection)
+    except sqlite3.Error as error:
+        raise Retry("the database cannot be migrated now", detail=str(error)) from error
+    finally:
+        connection.close()

@@ -33,6 +33,10 @@ class Claim:
     With `ceiling` None it is a single key (an address, a name, a jti): one owner at a time. With a ceiling
     it is an amount of (scope, key): the sum over all owners never passes it.
     `until` (epoch seconds): after it the claim counts no more and is swept; None: as long as its owner.
+
+    `counted`: an amount whose sum the store keeps beside its limit, for what many thousands may hold (a quota).
+    The limit is the one that `SetCeilings` last set, read in the commit itself; `ceiling` holds where none was
+    set. Taking less is never refused, an amount of 0 holds nothing, and there is no `until`.
     """
 
     scope: str
@@ -41,6 +45,10 @@ class Claim:
     ceiling: int | None = None
     until: float | None = None
     note: str = ""
+    counted: bool = False
+
+
+UNLIMITED = 2**62  # as a ceiling
 
 
 # -- writes -------------------------------------------------------------------------------------
@@ -140,6 +148,15 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class SetCeilings:
+    """The limits of a scope's counted claims, in the place of all that were set before. One below what is held
+    refuses only who takes more. An empty mapping drops the scope once nothing of it is held."""
+
+    scope: str
+    ceilings: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """One record of a stream, kept for ever: decisions, usage. `id` is unique; a second one with the same
     id is dropped silently, so that a repeated pass appends once."""
@@ -182,7 +199,9 @@ class Settle:
     failed: bool = False
 
 
-Write = Create | Update | SetStatus | Delete | Forget | Reserve | Release | Append | SetSecret | Wake | Settle
+Write = (
+    Create | Update | SetStatus | Delete | Forget | Reserve | Release | SetCeilings | Append | SetSecret | Wake | Settle
+)
 
 
 # -- reads --------------------------------------------------------------------------------------
@@ -282,6 +301,23 @@ class Entry:
     body: Document
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The sum of one counted claim, and its own limit (None: none was set)."""
+
+    key: str
+    held: int
+    ceiling: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A record, and the one of the same id in a second stream, None while there is none."""
+
+    first: Entry
+    second: Document | None
+
+
 class Store(Protocol):
     """The port. Every method may raise Retry when the database does not answer."""
 
@@ -298,6 +334,10 @@ class Store(Protocol):
         Raises Gone when some of them are no longer kept."""
         ...
 
+    async def request_of(self, revision: int) -> str:
+        """The id of the request that made a change; empty for one that nobody asked for, or that is no longer kept."""
+        ...
+
     async def pointers_to(self, key: Key) -> builtins.list[Pointer]: ...
 
     async def pointers_from(self, key: Key) -> builtins.list[Pointer]: ...
@@ -308,6 +348,10 @@ class Store(Protocol):
 
     async def claims_of(self, owner: str) -> builtins.list[Held]: ...
 
+    async def counts(self, scope: str) -> builtins.list[Count]:
+        """What is held of a scope's counted claims, by key."""
+        ...
+
     async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         """Newest first."""
         ...
@@ -316,6 +360,16 @@ class Store(Protocol):
         self, stream: str, *, about: str = "", since: float = 0.0, before: float, below: str = "", limit: int = 500
     ) -> builtins.list[Entry]:
         """Newest first, from `since` on, before `before` (or at it, with an id less than `below`)."""
+        ...
+
+    async def record(self, stream: str, id: str) -> Entry | None: ...
+
+    async def pairs(
+        self, first: str, second: str, *, about: str = "", alone: bool = False, since: float = 0.0,
+        after: tuple[float, str] = (0.0, ""), limit: int = 100,
+    ) -> builtins.list[Pair]:  # fmt: skip
+        """Records of `first`, oldest first, each with its counterpart in `second`. `alone`: only those that have
+        none yet; `since`: no pair whose second was appended before. `after`: `at` and `id` of the last one read."""
         ...
 
     async def secret(self, uid: str, name: str) -> bytes | None: ...
@@ -338,6 +392,11 @@ class Store(Protocol):
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
         """Up to `limit` due and free keys, deletions first, then the longest due."""
+        ...
+
+    async def release(self, hand: str) -> int:
+        """Gives back every key that is leased by a hand (a beginning of tokens; empty: by any) that is gone for ever.
+        How many there were."""
         ...
 
     async def backlog(self) -> Backlog: ...

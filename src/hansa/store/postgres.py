@@ -5,11 +5,12 @@ takes the names and rows that it will touch, in one order for all. So sums under
 links and deletions cannot pass one another, and there are no deadlocks among commits; those that remain possible
 (a sweep of expired claims beside a reservation) end in a bounded number of attempts.
 
-Time. Leases, due times and dates of creation must mean the same to all processes. The database's clock is the one
-that all of them see: `skew_s` is how far this process's clock is off, measured at each connect and every 30 s, and the
-store adds it whenever it is more than a second. A process with a wrong clock therefore neither takes keys that others
-hold nor leaves its own open to them. In between, and should the database's clock itself jump, a key may be claimed
-twice: then the token in its lease lets one of the two write, never both.
+Time. Leases, due times and dates of creation must mean the same to all processes. The database's clock is the one that
+all of them see: `skew_s` is how far this process's clock is off, measured at each connect and every 30 s, and the
+store's clock adds it whenever it is more than a second. A process with a wrong clock therefore neither takes keys that
+others hold nor leaves its own open to them. Between a jump of its clock and the next measuring, and should the
+database's clock itself jump, a key may be claimed twice: the token in its lease then lets one of the two write, never
+both.
 
 Every wait has an end, on both sides: the server ends statements, waits for locks and idle transactions; here each
 call has a deadline too. What cannot be said is `Retry`, and the next call connects anew by itself. When a connection
@@ -21,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,11 +30,23 @@ import asyncpg
 import structlog
 
 from hansa.clock import Clock, Ids
-from hansa.errors import HansaError, Retry
+from hansa.errors import HansaError, Invalid, Retry
+from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate_postgresql
 from hansa.store.postgres_hints import Hints
-from hansa.store.postgres_words import AGAIN, ERRORS, LOCK_WORK, STATUS, columns, opening, told, translate
+from hansa.store.postgres_words import (
+    AGAIN,
+    CREATE,
+    ERRORS,
+    LOCK_WORK,
+    RUNNING,
+    WRITTEN,
+    columns,
+    opening,
+    told,
+    translate,
+)
 from hansa.store.store import Row, SqlStore, Transaction
 
 T = TypeVar("T")
@@ -47,6 +60,7 @@ LOCK_S = 5.0
 ABANDONED_S = 20.0  # a transaction whose process stands still is ended by the server
 WRITE_S = 30.0  # a whole commit, attempts included
 OUTCOME_S = 10.0  # for asking what became of a commit
+OUTCOME_LOOK_S = 0.25
 ATTEMPTS = 6
 START_S = 15.0  # for a database that is still starting when we do
 SETTINGS = {
@@ -90,6 +104,19 @@ async def connect(url: str, *, statement_s: float = STATEMENT_S) -> asyncpg.Conn
         raise told(error, shown(url)) from error
 
 
+@contextlib.asynccontextmanager
+async def apart(url: str, *, statement_s: float = STATEMENT_S) -> AsyncIterator[asyncpg.Connection]:
+    """The same for the length of a block. Whatever the driver raises inside becomes ours."""
+    connection = await connect(url, statement_s=statement_s)
+    try:
+        yield connection
+        await connection.close(timeout=CONNECT_S)
+    except ERRORS as error:
+        raise told(error, shown(url)) from error
+    finally:
+        connection.terminate()
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has no types
     def get_reset_query(self) -> str:
         """Nothing of ours outlives a transaction: no round trip when a connection goes back."""
@@ -117,14 +144,13 @@ class PostgresDriver:
             try:
                 for migration in await migrate_postgresql(connection):
                     log.info("migrated", migration=str(migration))
-                await mend(connection)
                 await self._hints.measure(connection)
             except ERRORS as error:
                 raise told(error, self.where) from error
             finally:
                 await connection.close(timeout=CONNECT_S)
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
+                self._url, min_size=0, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
                 server_settings=SETTINGS, connection_class=_Connection,
             )  # fmt: skip
         self._hints.start()
@@ -160,13 +186,16 @@ class PostgresDriver:
     async def read(self, statement: str, **parameters: Any) -> list[Row]:
         """A connection that broke meanwhile is replaced once: a read may be repeated."""
         text, names = translate(statement)
-        values = [parameters[name] for name in names]
+        try:
+            values = _values(names, parameters)
+        except Invalid:
+            return []  # nothing of that name can be there
         for last in (False, True):
             async with self._connection() as connection:
                 try:
                     return list(await connection.fetch(text, *values))
                 except ERRORS as error:
-                    if last or not connection.is_closed():
+                    if last or not _is_broken(connection):
                         raise told(error, self.where) from error
         raise AssertionError
 
@@ -198,7 +227,8 @@ class PostgresDriver:
                 xid = None
                 if needs is not NOTHING:
                     xid = await connection.fetchval(LOCK_WORK, *columns(needs.work), *columns(needs.linked))
-                value = await work(_Transaction(connection))
+                transaction = _Transaction(connection)
+                value = await work(transaction)
             except BaseException as error:
                 await self._undo(connection)
                 if isinstance(error, ERRORS) and not isinstance(error, AGAIN):
@@ -207,8 +237,8 @@ class PostgresDriver:
             try:
                 await connection.execute("commit")
             except ERRORS as error:
-                connection.terminate()
-                await self._outcome(xid, error)
+                _cut(connection)
+                await self._outcome(xid, transaction.last_change, error)
             return value
 
     async def _undo(self, connection: asyncpg.Connection) -> None:
@@ -217,22 +247,26 @@ class PostgresDriver:
             async with asyncio.timeout(CONNECT_S):
                 await connection.execute("rollback")
         except (*ERRORS, asyncio.CancelledError):
-            connection.terminate()
+            _cut(connection)
 
-    async def _outcome(self, xid: str | None, error: BaseException) -> None:
-        """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say."""
+    async def _outcome(self, xid: str | None, change: Change | None, error: BaseException) -> None:
+        """Returns when the transaction was committed after all. Raises Retry when it was not, or nobody can say.
+
+        Its last change tells: a transaction's id alone may be given out again after a crash."""
         unknown = Retry("the database went away while it committed: whether it did is not known", detail=self.where)
-        if xid is None:
+        if xid is None or change is None:
             raise unknown from error
-        for _ in range(int(OUTCOME_S / 0.25)):
+        for _ in range(int(OUTCOME_S / OUTCOME_LOOK_S)):
+            known, running = False, True
             with contextlib.suppress(HansaError, *ERRORS):
                 async with self._connection() as connection:
-                    status = await connection.fetchval(STATUS, xid)
-                if status == "committed":
-                    return
-                if status != "in progress":
-                    raise told(error, self.where) from error
-            await asyncio.sleep(0.25)
+                    running = await connection.fetchval(RUNNING, xid)  # first: afterwards it changes nothing any more
+                    known = await connection.fetchval(WRITTEN, *change)
+            if known:
+                return
+            if not running:
+                raise told(error, self.where) from error
+            await asyncio.sleep(OUTCOME_LOOK_S)
         raise unknown from error
 
     async def close(self) -> None:
@@ -246,18 +280,47 @@ class PostgresDriver:
                 self._pool.terminate()
 
 
-async def mend(connection: asyncpg.Connection) -> None:
-    """A copy made by PostgreSQL's own tools counts transactions anew: marks of order from elsewhere, which would hide
-    their rows until the count has caught up, are taken back."""
-    foreign = "ended_by > pg_snapshot_xmax(pg_current_snapshot())"
-    if await connection.fetchval(f"select exists (select 1 from changes where {foreign})"):
-        await connection.execute(f"update changes set ended_by = '0' where {foreign}")
+def _cut(connection: asyncpg.Connection) -> None:
+    """Ends a connection whose state nobody knows; one that broke already is not in our hands any more."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _is_broken(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
+Change = tuple[int, float, str]  # revision, at, uid: enough to know a change by
 
 
 class _Transaction:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
+        self.last_change: Change | None = None
 
     async def all(self, statement: str, **parameters: Any) -> list[Row]:
         text, names = translate(statement)
-        return list(await self._connection.fetch(text, *(parameters[name] for name in names)))
+        rows = list(await self._connection.fetch(text, *_values(names, parameters)))
+        if statement is sql.INSERT_CHANGE:
+            self.last_change = (rows[0][0], parameters["at"], parameters["uid"])
+        return rows
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        text, names = translate(statement)
+        await self._connection.executemany(text, [_values(names, row) for row in rows])
+
+    async def create(self, **row: Any) -> int | None:
+        ((revision,),) = await self.all(CREATE, **row)
+        if revision is not None:
+            self.last_change = (revision, row["at"], row["uid"])
+        return None if revision is None else int(revision)
+
+
+def _values(names: tuple[str, ...], parameters: dict[str, Any]) -> list[Any]:
+    values = [parameters[name] for name in names]
+    if any(isinstance(v, str) and "\0" in v for v in values):
+        raise Invalid("a text holds a NUL character, which cannot be stored")
+    return values

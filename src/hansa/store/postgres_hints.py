@@ -19,8 +19,7 @@ import structlog
 
 from hansa.clock import Clock
 from hansa.errors import HansaError, Retry
-from hansa.store import statements as sql
-from hansa.store.postgres_words import ERRORS, translate
+from hansa.store.postgres_words import ERRORS
 
 log = structlog.get_logger("hansa.store")
 
@@ -31,7 +30,7 @@ AGAIN_S = 0.5  # before the next attempt to connect
 MEASURE_S = 30.0
 RIGHT_S = 1.0  # a clock that is off by less is right
 GATHER_S = 0.002  # so that many commits share one look and one notice
-_LOOK = f"select coalesce(max(revision), 0), ({translate(sql.REVISION)[0]}) from changes"
+_LOOK = "select hansa_given_out(), hansa_readable()"
 
 
 class Hints:

@@ -16,17 +16,12 @@ _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
 LOCKS_MAX = 200  # names a commit holds one by one; a larger one holds the whole store
 _STORE = number("store")
 
-# Everything below a readable revision has ended: see migrations/0001_init.postgresql.sql.
-_READABLE = """
-select revision from changes where ended_by <= pg_snapshot_xmin(pg_current_snapshot()) order by revision desc limit 1"""
-
 OWN_SHAPE = {
-    sql.REVISION: f"select coalesce(({_READABLE}), 0)",
-    sql.CHANGES: f"""
-select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
- where revision > :after and revision <= coalesce(({_READABLE}), 0)
-   and (:scope = '' or scope = :scope or scope like :inside escape '!')
- order by revision limit :limit""",
+    # In which order changes can be read: see migrations/0001_init.postgresql.sql.
+    sql.REVISION: "select hansa_readable()",
+    sql.CHANGES: """
+select revision, at, kind, scope, name, uid, act, by_whom, request, body
+  from hansa_changes(:after, :scope, :inside, :limit)""",
     sql.INSERT_CHANGE: "select hansa_change(:at, :kind, :scope, :name, :uid, :act, :by, :request, :body)",
     # `materialized`: the locks are taken once, whatever the plan; `skip locked`: nobody waits for anybody.
     sql.CLAIM: """
@@ -54,7 +49,11 @@ with held as (
        join links l on l.source_kind = k.kind and l.source_scope = k.scope and l.source_name = k.name)
    order by w.kind, w.scope, w.name for update)
 select pg_current_xact_id()::text from (select count(*) from held) as all_of_them"""
-STATUS = "select pg_xact_status($1::text::xid8)"
+CREATE = """
+select hansa_create(:at, :kind, :scope, :name, :uid, :by, :request, :body, :labels, :system_labels, :spec, :status,
+                    :observed, :due)"""
+RUNNING = "select not pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())"
+WRITTEN = "select exists (select 1 from changes where revision = $1 and at = $2 and uid = $3)"
 
 
 @lru_cache(maxsize=512)
@@ -79,6 +78,11 @@ def opening(needs: Needs) -> str:
         words.append(f"select pg_advisory_xact_lock_shared({_STORE})")
         words += [f"select pg_advisory_xact_lock{'' if alone else '_shared'}({n})" for n, alone in needs.names]
     return "; ".join(words)
+
+
+async def hold_all(connection: asyncpg.Connection) -> None:
+    """The whole store alone, until the transaction of this connection ends: nobody else commits meanwhile."""
+    await connection.execute(f"select pg_advisory_xact_lock({_STORE})")
 
 
 def columns(keys: tuple[Key, ...]) -> tuple[list[str], list[str], list[str]]:

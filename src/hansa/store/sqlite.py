@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hansa.clock import Clock, Ids
 from hansa.errors import HansaError, Retry
+from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate
 from hansa.store.store import Row, SqlStore, Transaction
@@ -150,3 +151,14 @@ class _Transaction:
 
     async def all(self, statement: str, **parameters: Any) -> list[Row]:
         return self._connection.execute(statement, parameters).fetchall()
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        self._connection.executemany(statement, rows)
+
+    async def create(self, **row: Any) -> int | None:
+        if await self.all(sql.STATE, **row):
+            return None
+        revision = int((await self.all(sql.INSERT_CHANGE, act="create", **row))[0][0])
+        await self.all(sql.INSERT_OBJECT, revision=revision, **row)
+        await self.all(sql.INSERT_WORK, **row)
+        return revision

@@ -48,6 +48,7 @@ CHANGES = """
 select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
  where revision > :after and (:scope = '' or scope = :scope or scope like :inside escape '!')
  order by revision limit :limit"""
+REQUEST = "select request from changes where revision = :revision"
 REVISION = "select coalesce(max(revision), 0) from changes"
 OLDEST = "select value from marks where name = 'oldest_change'"
 DROP_CHANGES = "delete from changes where at < :before and revision < :below"
@@ -83,6 +84,8 @@ update work set leased_until = :until, token = :token, woken_at = null
 returning kind, scope, name, failures, going, due_at"""
 NEXT_DUE = """
 select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+RELEASE_LEASES = """
+update work set leased_until = 0, token = '' where leased_until > 0 and token like :inside escape '!' returning name"""
 BACKLOG = """
 select sum(case when leased_until <= :now then 1 else 0 end),
        min(case when leased_until <= :now then due_at end),
@@ -128,6 +131,7 @@ select scope, key, owner, amount, single, until, note from claims
 CLAIMS_OF = f"""
 select scope, key, owner, amount, single, until, note from claims where owner = :owner and {_LIVE} order by scope, key"""
 CLAIM_HOLDERS = "select owner, amount, single, until from claims where scope = :scope and key = :key"
+SCOPE_HOLDERS = "select key, owner, until from claims where scope = :scope"
 DROP_CLAIM = "delete from claims where scope = :scope and key = :key and owner = :owner"
 INSERT_CLAIM = """
 insert into claims (scope, key, owner, amount, single, until, note)
@@ -135,6 +139,29 @@ values (:scope, :key, :owner, :amount, :single, :until, :note)"""
 RELEASE_ALL = "delete from claims where owner = :owner"
 RELEASE = "delete from claims where owner = :owner and (scope = :scope or scope like :inside escape '!')"
 DROP_EXPIRED = "delete from claims where until is not null and until <= :now"
+
+# -- counted claims -----------------------------------------------------------------------------
+
+CEILINGS_IN = "select key, ceiling, held from ceilings where scope = :scope order by key"
+CEILING = "select ceiling, held from ceilings where scope = :scope and key = :key"
+# The row is the lock of its sum: two that take the last of something come one after the other here. Taking less is
+# written as a comparison of sums, so that both databases see numbers of bytes and not small ones.
+COUNT = """
+update ceilings set held = held + :more
+ where scope = :scope and key = :key and (held + :more <= held or held + :more <= coalesce(ceiling, :otherwise))
+returning held"""
+INSERT_CEILING = """
+insert into ceilings (scope, key, ceiling, held) values (:scope, :key, null, 0) on conflict (scope, key) do nothing"""
+SET_CEILING = """
+insert into ceilings (scope, key, ceiling, held) values (:scope, :key, :ceiling, 0)
+on conflict (scope, key) do update set ceiling = :ceiling"""
+UNSET_CEILINGS = "update ceilings set ceiling = null where scope = :scope and ceiling is not null"
+DROP_UNUSED_CEILINGS = "delete from ceilings where scope = :scope and ceiling is null and held = 0"
+CLAIMED_BY = "select scope, key, amount from claims where owner = :owner"
+COUNTED_OF = """
+select c.scope, c.key, c.amount from claims c join ceilings k on k.scope = c.scope and k.key = c.key
+ where c.owner = :owner and (:prefix = '' or c.scope = :prefix or c.scope like :inside escape '!')
+ order by c.scope, c.key"""
 
 # -- records and secrets ------------------------------------------------------------------------
 
@@ -148,6 +175,14 @@ RECORDS_SPAN = """
 select stream, id, about, at, body from records
  where stream = :stream and (:about = '' or about = :about) and at >= :since and at <= :before
    and (at < :before or id < :below) order by at desc, id desc limit :limit"""
+RECORD = "select stream, id, about, at, body from records where stream = :stream and id = :id"
+PAIRS = """
+select o.stream, o.id, o.about, o.at, o.body, c.at, c.body
+  from records o left join records c on c.stream = :second and c.id = o.id
+ where o.stream = :first and (:about = '' or o.about = :about)
+   and (o.at > :after_at or (o.at = :after_at and o.id > :after_id))
+   and (c.at is null or (:alone = 0 and c.at >= :since))
+ order by o.at, o.id limit :limit"""
 SET_SECRET = """
 insert into secrets (uid, name, sealed) values (:uid, :name, :sealed)
 on conflict (uid, name) do update set sealed = :sealed"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -16,13 +17,16 @@ import orjson
 from hansa.clock import Clock, Ids
 from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound
 from hansa.kinds.resource import Key, Stored
+from hansa.store import counted
 from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs, needs_of
 from hansa.store.port import (
+    UNLIMITED,
     Append,
     Backlog,
     Change,
     Claim,
+    Count,
     Create,
     Delete,
     Due,
@@ -32,10 +36,12 @@ from hansa.store.port import (
     Lease,
     LinkTo,
     Page,
+    Pair,
     Pointer,
     Query,
     Release,
     Reserve,
+    SetCeilings,
     SetSecret,
     SetStatus,
     Settle,
@@ -46,11 +52,20 @@ from hansa.store.port import (
 
 T = TypeVar("T")
 Row = Sequence[Any]
-EVERYTHING = 2**62
+EVERYTHING = UNLIMITED
+ONE_BY_ONE = 16  # single keys that are reserved one after the other; more go scope by scope
 
 
 class Transaction(Protocol):
     async def all(self, statement: str, **parameters: Any) -> list[Row]: ...
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        """One statement for every row, without answers."""
+        ...
+
+    async def create(self, **row: Any) -> int | None:
+        """The rows of a new object in `objects`, `changes` and `work`: its revision, None when the key is there."""
+        ...
 
 
 class Driver(Protocol):
@@ -75,17 +90,27 @@ class Driver(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoreClock:
+    """The time that all processes of a store agree on. Whoever works with the store takes this clock."""
+
+    given: Clock
+    driver: Driver
+
+    def now(self) -> float:
+        return self.given.now() + self.driver.skew_s
+
+
 class SqlStore:
     """`hansa.store.port.Store` over a driver."""
 
     def __init__(self, driver: Driver, clock: Clock, ids: Ids) -> None:
-        self._driver, self._clock, self._ids = driver, clock, ids
+        self._driver, self._ids = driver, ids
+        self.clock: Clock = StoreClock(clock, driver)
         self._listeners: builtins.list[Callable[[int], None]] = []
+        self.hand = ""  # whose leases they are: the beginning of their tokens
         self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
         driver.listen(self._tell)
-
-    def _now(self) -> float:
-        return self._clock.now() + self._driver.skew_s
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -122,6 +147,10 @@ class SqlStore:
             raise Gone(f"changes after {after} are no longer kept: list again and go on from there")
         return [_change(r) for r in rows]
 
+    async def request_of(self, revision: int) -> str:
+        rows = await self._driver.read(sql.REQUEST, revision=revision)
+        return str(rows[0][0]) if rows else ""
+
     async def pointers_to(self, key: Key) -> builtins.list[Pointer]:
         return [_pointer(r) for r in await self._driver.read(sql.LINKS_TO, **_key(key))]
 
@@ -130,16 +159,34 @@ class SqlStore:
 
     async def claims(self, scope: str, *, below: bool = False) -> builtins.list[Held]:
         rows = await self._driver.read(
-            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self._now()
+            sql.CLAIMS_IN, scope=scope, below=int(below), inside=_inside(scope), now=self.clock.now()
         )
         return [_held(r) for r in rows]
 
     async def claims_of(self, owner: str) -> builtins.list[Held]:
-        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self._now())]
+        return [_held(r) for r in await self._driver.read(sql.CLAIMS_OF, owner=owner, now=self.clock.now())]
+
+    async def counts(self, scope: str) -> builtins.list[Count]:
+        rows = await self._driver.read(sql.CEILINGS_IN, scope=scope)
+        return [Count(key, held, ceiling) for key, ceiling, held in rows]
+
+    async def record(self, stream: str, id: str) -> Entry | None:
+        rows = await self._driver.read(sql.RECORD, stream=stream, id=id)
+        return _entry(rows[0]) if rows else None
+
+    async def pairs(
+        self, first: str, second: str, *, about: str = "", alone: bool = False, since: float = 0.0,
+        after: tuple[float, str] = (0.0, ""), limit: int = 100,
+    ) -> builtins.list[Pair]:  # fmt: skip
+        rows = await self._driver.read(
+            sql.PAIRS, first=first, second=second, about=about, alone=int(alone), since=since, after_at=after[0],
+            after_id=after[1], limit=limit,
+        )  # fmt: skip
+        return [Pair(_entry(r), None if r[6] is None else orjson.loads(r[6])) for r in rows]
 
     async def records(self, stream: str, *, about: str | None = None, limit: int = 50) -> builtins.list[Entry]:
         rows = await self._driver.read(sql.RECORDS, stream=stream, about=about or "", limit=limit)
-        return [Entry(r[0], r[1], r[2], r[3], orjson.loads(r[4])) for r in rows]
+        return [_entry(r) for r in rows]
 
     async def span(
         self, stream: str, *, about: str = "", since: float = 0.0, before: float, below: str = "", limit: int = 500
@@ -168,19 +215,19 @@ class SqlStore:
         return int((await self._driver.read(sql.OLDEST))[0][0])
 
     async def backlog(self) -> Backlog:
-        now = self._now()
+        now = self.clock.now()
         due, oldest, leased = (await self._driver.read(sql.BACKLOG, now=now))[0]
         return Backlog(int(due or 0), int(leased or 0), max(0.0, now - oldest) if oldest is not None else 0.0)
 
     async def next_due(self) -> float | None:
         due = (await self._driver.read(sql.NEXT_DUE))[0][0]
-        return None if due is None else float(due) - self._driver.skew_s
+        return None if due is None else float(due)
 
     # -- writing ----------------------------------------------------------------------------
 
     async def commit(self, *writes: Write, by: str = "", request: str = "") -> int:
         async def work(tx: Transaction) -> int:
-            pen = _Pen(tx, self._now(), by, request)
+            pen = _Pen(tx, self.clock.now(), by, request)
             for write in writes:
                 await pen.write(write)
             return pen.revision
@@ -197,7 +244,7 @@ class SqlStore:
         return revision
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
-        now, token = self._now(), self._ids.token()
+        now, token = self.clock.now(), self.hand + self._ids.token()
 
         async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
@@ -205,8 +252,19 @@ class SqlStore:
         rows = sorted(await self._driver.write(work), key=lambda r: (-r[4], r[5]))
         return [Lease(Key(r[0], r[1], r[2]), token, now + lease_s, r[3]) for r in rows]
 
+    async def release(self, hand: str) -> int:
+        inside = "".join("!" + c if c in "!%_" else c for c in hand) + "%"
+
+        async def work(tx: Transaction) -> builtins.list[Row]:
+            return await tx.all(sql.RELEASE_LEASES, inside=inside)
+
+        released = len(await self._driver.write(work))
+        if released:
+            self._tell(await self.revision())
+        return released
+
     async def sweep(self, *, changes_kept: int = 100_000, changes_kept_s: float = 7 * 86_400.0) -> None:
-        now = self._now()
+        now = self.clock.now()
 
         async def work(tx: Transaction) -> None:
             await tx.all(sql.DROP_EXPIRED, now=now)
@@ -247,10 +305,18 @@ class _Pen:
             case Forget():
                 await self._forget(write)
             case Reserve():
+                if len(write.claims) > ONE_BY_ONE and all(c.ceiling is None for c in write.claims):
+                    await self._reserve_keys(write.owner, write.claims)
+                    return
                 for claim in write.claims:
-                    await self._reserve(write.owner, claim)
+                    if not claim.counted:
+                        await self._reserve(write.owner, claim)
+                if amounts := [claim for claim in write.claims if claim.counted]:
+                    await counted.take(self._tx, write.owner, amounts)
             case Release():
                 await self._release(write)
+            case SetCeilings():
+                await counted.set_ceilings(self._tx, write)
             case Append():
                 await self._tx.all(
                     sql.APPEND,
@@ -276,28 +342,23 @@ class _Pen:
     async def _create(self, it: Create) -> None:
         for parent in it.parents:
             await self._must_be_there(parent)
-        if rows := await self._tx.all(sql.STATE, **_key(it.key)):
-            state = "is still being deleted" if rows[0][1] is not None else "exists already"
-            raise AlreadyExists(f"AlreadyExists: {it.key} {state}")
         fresh = Stored(
             it.key, it.uid, self._now, observed=it.observed, labels=dict(it.labels),
             system_labels=dict(it.system_labels), spec=it.spec, status=it.status,
         )  # fmt: skip
         texts = _texts(fresh)
-        revision = await self._change(fresh, "create", texts)
-        await self._tx.all(
-            sql.INSERT_OBJECT,
-            uid=it.uid,
-            revision=revision,
-            at=self._now,
-            observed=it.observed,
-            **texts,
-            **_key(it.key),
-        )
+        revision = await self._tx.create(
+            at=self._now, uid=it.uid, by=self._by, request=self._request, body=_body(fresh, texts),
+            observed=it.observed, due=self._now if it.due else None, **texts, **_key(it.key),
+        )  # fmt: skip
+        if revision is None:
+            rows = await self._tx.all(sql.STATE, **_key(it.key))
+            state = "is still being deleted" if rows and rows[0][1] is not None else "exists already"
+            raise AlreadyExists(f"AlreadyExists: {it.key} {state}")
+        self.revision = revision
         if it.links:
             await self._link(it.key, it.uid, it.links)
             await self._wake_linked(it.key)
-        await self._tx.all(sql.INSERT_WORK, due=self._now if it.due else None, **_key(it.key))
 
     async def _must_be_there(self, key: Key) -> None:
         rows = await self._tx.all(sql.STATE, **_key(key))
@@ -410,6 +471,7 @@ class _Pen:
         await self._wake_linked(it.key)
         for statement in (sql.FORGET_OBJECT, sql.FORGET_LINKS, sql.FORGET_WORK):
             await self._tx.all(statement, **_key(it.key))
+        await counted.give_back(self._tx, old.uid)
         await self._tx.all(sql.RELEASE_ALL, owner=old.uid)
         await self._tx.all(sql.FORGET_SECRETS, uid=old.uid)
 
@@ -468,10 +530,27 @@ class _Pen:
             note=claim.note, **place,
         )  # fmt: skip
 
+    async def _reserve_keys(self, owner: str, claims: Sequence[Claim]) -> None:
+        """The same for many single keys: a network sets aside hundreds of addresses at once."""
+        for scope in sorted({c.scope for c in claims}):
+            wanted = {c.key: c for c in claims if c.scope == scope}
+            for key, other, until in await self._tx.all(sql.SCOPE_HOLDERS, scope=scope):
+                if key in wanted and (other == owner or (until is not None and until <= self._now)):
+                    await self._tx.all(sql.DROP_CLAIM, owner=other, scope=scope, key=key)
+                elif key in wanted:
+                    raise Full(scope, key, owner=other)
+            rows = [
+                {"scope": scope, "key": c.key, "owner": owner, "amount": c.amount, "single": 1, "until": c.until, "note": c.note}
+                for c in wanted.values()
+            ]  # fmt: skip
+            await self._tx.many(sql.INSERT_CLAIM, rows)
+
     async def _release(self, it: Release) -> None:
         if not it.scopes:
+            await counted.give_back(self._tx, it.owner)
             await self._tx.all(sql.RELEASE_ALL, owner=it.owner)
         for scope in it.scopes:
+            await counted.give_back(self._tx, it.owner, scope, _inside(scope))
             await self._tx.all(sql.RELEASE, owner=it.owner, scope=scope, inside=_inside(scope))
 
 
@@ -522,6 +601,10 @@ def _change(row: Row) -> Change:
     if body is not None:
         stored = Stored(key, uid, revision=revision, **orjson.loads(body))
     return Change(revision, at, key, uid, act, by, request, stored)
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(row[0], row[1], row[2], row[3], orjson.loads(row[4]))
 
 
 def _pointer(row: Row) -> Pointer:
