@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|access|boot|machines|network|quota ...]`."""
+"""`scripts/bench [store|api|access|boot|machines|network|objects|quota ...]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import access, api, boot, machines, network, quota, store
+from benchmarks import access, api, boot, machines, network, objects, quota, store
 
 SUITES = {
     "store": store.run,
@@ -16,6 +16,7 @@ SUITES = {
     "boot": boot.run,
     "machines": machines.run,
     "network": network.run,
+    "objects": objects.run,
     "quota": quota.run,
 }
 

@@ -29,7 +29,7 @@ def script(text: str, key: Path) -> str:
     lines = []
     for line in blocks.splitlines():
         command = line.replace("~/.ssh/id_ed25519", str(key))
-        command = re.sub(r"\bhansa ssh ", f"hansa ssh --timeout {LOGIN_LIMIT_S} ", command)
+        command = re.sub(r"\b(hansa|ada|bob) ssh ", rf"\1 ssh --timeout {LOGIN_LIMIT_S} ", command)
         if command.startswith("hansa ssh") and " -- " not in command:
             command += " -- uname -a"
         if command.startswith(".venv/bin/hansa up"):
@@ -103,6 +103,11 @@ def test_the_tutorial_of_private_networks_works_as_written(tmp_path: Path) -> No
 
 def test_the_tutorial_of_disks_that_grow_works_as_written(tmp_path: Path) -> None:
     follow("grow-a-disk.md", tmp_path)
+
+
+def test_the_tutorial_of_two_projects_works_as_written(tmp_path: Path) -> None:
+    said = follow("two-projects.md", tmp_path)
+    assert "virtualMachines" in said and said.count("this is red") == 1
 
 
 def test_the_examples_of_the_readme_work_as_written(tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ class Api:
     async def _answer(self, request: Request, number: str) -> Answer | StreamingResponse:
         parts = [p for p in request.scope["path"].split("/") if p]
         if not parts:
+            _only_read(request)
             return _json(200, {"name": "hansa", "openapi": "/openapi.json", "kinds": "/explain/v1/kinds"})
         request.scope["route"] = f"/{parts[0]}" if parts[0] in OWN_ROUTES else "none"
         if parts[0] == "realms":
@@ -169,8 +170,10 @@ class Api:
         self, request: Request, parts: list[str], asking: Asking, query: Query
     ) -> Answer | StreamingResponse:
         if parts[:2] == ["explain", "v1"] and parts[2:] == ["kinds"]:
+            _only_read(request)
             return self._document("explain", explain_document)
         if parts[:3] == ["events", "v1", "projects"] and len(parts) == 4:
+            _only_read(request)
             after, limit = whole(query, "after"), whole_or(query, "limit", 100)
             return _json(200, await self.actions.events_in(asking, parts[3], after, limit))
         if parts[:2] in (["iam", "v1beta1"], ["audit", "v1"]):
@@ -208,14 +211,15 @@ class Api:
         return Answer(status, orjson.dumps(document), headers=(NO_STORE, *wait))
 
     async def _public(self, request: Request, name: str) -> Answer | None:
+        if name not in ("healthz", "readyz", "openapi.json"):
+            return None
+        _only_read(request)
         if name == "healthz":
             return _json(200, {"status": "live"})
         if name == "readyz":
             state = await self.ready()
             return _json(200 if state["ready"] else 503, state)
-        if name == "openapi.json":
-            return self._document("openapi", openapi_document)
-        return None
+        return self._document("openapi", openapi_document)
 
     def _document(self, name: str, make: Callable[[], Document]) -> Answer:
         if name not in self.documents:
@@ -285,6 +289,11 @@ class Api:
             body = await _document_in(request, empty=True)
             return _json(200, await self.actions.revoke(asking, kind, key, body))
         raise _not_offered(request, route)
+
+
+def _only_read(request: Request) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(f"{request.method} is not offered on {request.scope['path'][:200]}, GET is")
 
 
 def _decided(answer: Answer, asking: Asking) -> Answer:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hansa.api.identity_documents import identity_paths
+from hansa.api.openapi_besides import besides_paths, besides_schemas, event_page
+from hansa.api.openapi_parts import PROBLEM_REF as _PROBLEM_REF
+from hansa.api.openapi_parts import content as _content
+from hansa.api.openapi_parts import errors as _errors
+from hansa.api.openapi_parts import listed
+from hansa.api.openapi_parts import parameter as _parameter
+from hansa.api.openapi_parts import query as _query
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds, all_unbuilt
 from hansa.kinds.resource import AnyResource, Document
@@ -13,28 +20,22 @@ from hansa.units import LIST_LIMIT_MAX
 assert catalogue.MODULES  # the registry is whole
 
 METHOD_OF = {"L": "get", "C": "post", "G": "get", "P": "patch", "D": "delete", "S": "get"}
-ERRORS = {
-    "400": "a field breaks a rule, or the request has no good form",
-    "401": "no token, or one that is not good any more",
-    "403": "not allowed, or a quota is spent",
-    "404": "no such object or collection",
-    "405": "method not offered on this path",
-    "409": "it exists already, is in use, or was changed meanwhile",
-    "413": "the body is too large",
-    "422": "the change is not possible, or not now",
-    "429": "too many requests",
-    "500": "our mistake",
-    "503": "not now: try again",
-}
 
 
 def openapi_document() -> Document:
     """OpenAPI 3.1 of the whole native API."""
-    schemas: Document = {"Problem": _PROBLEM, "Metadata": _METADATA, "ConsoleTicket": _TICKET, "Interval": _INTERVAL}
+    schemas: Document = {
+        "Problem": _PROBLEM,
+        "Metadata": _METADATA,
+        "ConsoleTicket": _TICKET,
+        "Interval": _INTERVAL,
+        **besides_schemas(),
+    }
     paths: Document = {
         "/healthz": _plain("Is the process alive?"),
         "/readyz": _plain("Can it serve?", "503"),
         "/console/v1": _CONSOLE,
+        **besides_paths(),
         "/ledger/v1/projects/{project}/usage": _usage_path(),
         "/decisions/v1/{id}": _decision_path(),
     }
@@ -137,7 +138,7 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
             "get": _simple(kind, "why", "Why is it as it is?", scope=scope),
         }
         paths[base + "/{id}/events"] = {"parameters": one["parameters"],
-                                        "get": _simple(kind, "events", "What happened to it", scope=scope)}  # fmt: skip
+                                        "get": _events_of(kind, scope)}  # fmt: skip
     for action in kind.actions:
         if action in ("start", "stop", "revoke"):
             code = "200" if action == "revoke" else "202"
@@ -165,29 +166,40 @@ def _operation(kind: type[AnyResource], verb: str, scope: str) -> Document:
     }
     responses = operation["responses"]
     if verb == "L":
-        body = {"type": "object", "required": ["items"],
-                "properties": {"items": {"type": "array", "items": ref}, "continue": {"type": "string"}}}  # fmt: skip
-        responses["200"] = {"description": "all of them", "content": _content(body)}
+        lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
+        responses["200"] = {
+            "description": "all of them, or lines of changes",
+            "content": {**_content(listed(ref)), **lines},
+        }
+        responses.update(_errors(_410="changes after that revision are no longer kept"))
         operation["parameters"] = [
             _query("labelSelector", {"type": "string"}),
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 5000}),
-            _query("continue", {"type": "string"}),
+            _query("continue", {"type": "string", "pattern": "^[0-9]{0,18}$"}),
+            _query("watch", {"type": "boolean"}),
+            _query("after", {"type": "integer", "minimum": 0}),
         ]
     elif verb == "C":
         responses["201"] = {"description": "made", "content": _content(ref)}
-        responses["200"] = {"description": "a dry run", "content": _content({"type": "object"})}
+        responses["200"] = {"description": "a dry run", "content": _content(_REHEARSED)}
+        responses.update(_errors(_501="it points at something that is not built yet"))
         operation["requestBody"] = {"required": True,
                                     "content": _content({"$ref": f"#/components/schemas/{kind.kind}Create"})}  # fmt: skip
         operation["parameters"] = [*_SWITCHES, {"name": "Idempotency-Key", "in": "header",
                                                 "schema": {"type": "string", "maxLength": 200}}]  # fmt: skip
     elif verb == "P":
-        responses["200"] = {"description": "the whole object", "content": _content(ref)}
+        responses["200"] = {
+            "description": "the whole object, or a dry run",
+            "content": _content({"anyOf": [ref, _REHEARSED]}),
+        }
+        responses.update(_errors(_501="it points at something that is not built yet"))
         patch = {"schema": {"type": "object"}}
         operation["requestBody"] = {"required": True, "content": {"application/json": patch,
                                                                   "application/merge-patch+json": patch}}  # fmt: skip
         operation["parameters"] = list(_SWITCHES)
     elif verb == "D":
         responses["204"] = {"description": "going"}
+        operation["parameters"] = list(_SWITCHES[:1])
     else:
         responses["200"] = {"description": "the object", "content": _content(ref)}
     return operation
@@ -207,6 +219,13 @@ def _simple(
             "responses": {**_errors(), code: {"description": "done", "content": _content(schema)}}}  # fmt: skip
 
 
+def _events_of(kind: type[AnyResource], scope: str) -> Document:
+    operation = _simple(kind, "events", "What happened to it", scope=scope)
+    operation["responses"]["200"]["content"] = _content(event_page())
+    operation["parameters"] = [_query("limit", {"type": "integer", "minimum": 1, "maximum": LIST_LIMIT_MAX})]
+    return operation
+
+
 def _missing_path(missing: Any) -> Document:
     given = [_parameter(p[1:-1]) for p in missing.scope.split("/") if p.startswith("{")]
     answer = {"501": {"description": f"not built yet: {missing.reason}", "content": _content(_PROBLEM_REF)}}
@@ -214,25 +233,14 @@ def _missing_path(missing: Any) -> Document:
     return {"parameters": given, **item} if given else item
 
 
-def _errors() -> Document:
-    return {code: {"description": text, "content": _content(_PROBLEM_REF)} for code, text in ERRORS.items()}
-
-
-def _content(schema: Document) -> Document:
-    return {"application/json": {"schema": schema}}
-
-
-def _parameter(name: str) -> Document:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _query(name: str, schema: Document) -> Document:
-    return {"name": name, "in": "query", "schema": schema}
-
-
-_PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 _SWITCHES = (_query("dryRun", {"type": "boolean"}), _query("strict", {"type": "boolean"}))
 _TEXT = {"type": "string"}
+_REHEARSED: Document = {
+    "type": "object",
+    "required": ["dryRun", "object"],
+    "properties": {"dryRun": {"const": True}, "object": {"type": "object"}, "verdict": {"type": "object"},
+                   "placement": {"type": ["object", "null"]}},
+}  # fmt: skip
 _PROBLEM: Document = {
     "type": "object",
     "required": ["reason", "debug"],
@@ -276,7 +284,7 @@ _CONSOLE: Document = {
         "parameters": [{**_query("ticket", _TEXT), "required": True}],
         "responses": {
             "101": {"description": "open: the end of the log comes first, then what the guest writes"},
-            **{code: _errors()[code] for code in ("400", "403", "404", "409", "503")},
+            **_errors(),
         },
     }
 }

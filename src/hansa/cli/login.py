@@ -50,7 +50,7 @@ def login_command(
     click.echo(
         f"logged in to {url} as {user}" + (f", project {where}" if where else "; say --project with each command")
     )
-    if os.environ.get("HANSA_API_URL") or Path("hansa-data/hansa.env").is_file():
+    if os.environ.get("HANSA_API_URL") or (Path(os.environ.get("HANSA_DATA") or "hansa-data") / "hansa.env").is_file():
         click.echo("the environment or the folder hansa-data here goes before this login", err=True)
 
 
