@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|boot|machines|network ...]`."""
+"""`scripts/bench [store|database|api|boot|machines|network ...]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import api, boot, machines, network, store
+from benchmarks import api, boot, database, machines, network, store
 
-SUITES = {"store": store.run, "api": api.run, "boot": boot.run, "machines": machines.run, "network": network.run}
+SUITES = {"store": store.run, "database": database.run, "api": api.run, "boot": boot.run, "machines": machines.run, "network": network.run}
 
 
 def main(words: list[str]) -> int:
