@@ -13,7 +13,8 @@ from hansa.store import statements as sql
 from hansa.store.locks import Needs, number
 
 _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
-LOCKS_MAX = 200  # names a commit holds one by one; a larger one holds the whole store
+# Names a commit holds one by one; a larger one holds the whole store. The server has room for some 6,000 in all.
+LOCKS_MAX = 64
 _STORE = number("store")
 
 OWN_SHAPE = {
