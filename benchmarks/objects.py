@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.postgres import BINARIES, Server
+
 from hansa.api.admission import Gate
 from hansa.api.caller import caller_of, principal
 from hansa.clock import SystemClock, SystemIds
@@ -31,7 +33,6 @@ from hansa.policy.verdict import Act, Rules
 from hansa.sdk.client import Client
 from hansa.store.open import open_store
 from hansa.store.port import Create, LinkTo, Query
-from tests.postgres import BINARIES, Server
 
 assert catalogue.MODULES
 SMALL, LARGE = 1_000, 100_000
