@@ -216,3 +216,8 @@ def test_every_host_enforces_what_the_store_says(block: int) -> None:
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"seed {seed}: {error}") from error
     assert set(seen) >= HAPPENS or wanted(), f"never seen: {HAPPENS - set(seen)}"
+
+
+@pytest.mark.parametrize("seed", [497])  # a public address was not looked at again when its network came late
+def test_what_a_seed_once_found_stays_found(seed: int) -> None:
+    run(lambda clock: _life(seed, clock))

@@ -99,30 +99,37 @@ class PublicIPs:
         mine = next((h.claim.key for h in held if h.owner == it.uid), None)
         address = mine or _first_free(public_ranges(world.settings.public_ranges), {h.claim.key for h in held})
         users = await world.pointing(VirtualMachine, it.key)
-        forwarded = await _forwarded(address, users, world)
+        forwarded, lags = await _forwarded(address, users, world)
         said = conditions(it, world.clock.now(), True, "Available", "", forwarded)
         status = PublicIPStatus.model_validate({
             "conditions": said, "publicIPv4Address": address, "usedByRef": users[0].ref if users else None,
         })  # fmt: skip
         also = () if mine else (Reserve(it.uid, (Claim(scope, address),)),)
-        return Outcome(status, also=also, wake=status.public_ipv4_address != it.status.public_ipv4_address)
+        changed = status.public_ipv4_address != it.status.public_ipv4_address
+        return Outcome(status, again_in_s=LAGS_AGAIN_S if lags else None, also=also, wake=changed)
 
 
-async def _forwarded(address: str, users: list[VirtualMachine], world: World) -> tuple[str, bool, str, str]:
-    """Does the address lead to its machine now?"""
+async def _forwarded(
+    address: str, users: list[VirtualMachine], world: World
+) -> tuple[tuple[str, bool, str, str], bool]:
+    """Does the address lead to its machine now? And is it to be asked again, for the network lags behind."""
     if not users:
-        return "Forwarded", False, "NotForwarded", "no machine uses it"
+        return _not_forwarded("no machine uses it"), False
     machine = users[0]
     engine = world.engines.network(machine.status.host or "")
     if engine is not None and (await engine.host()).mode == "userspace":
         why = f"host {machine.status.host} makes networks in user space, where no public address leads to a machine"
-        return "Forwarded", False, "NotForwarded", why
+        return _not_forwarded(why), False
     report = await engine.observe(machine.status.vpc or "") if engine is not None else None
     if report is None or report.publics.get(address) != machine.uid:
-        return "Forwarded", False, "NotForwarded", f"{machine.name} is not plugged in with it yet"
+        return _not_forwarded(f"{machine.name} is not plugged in with it yet"), engine is not None
     documentation = any(ipaddress.IPv4Address(address) in network for network in DOCUMENTATION)
     where = "of a documentation range (RFC 5737): reached from machines of this cloud" if documentation else ""
-    return "Forwarded", True, "Available", where
+    return ("Forwarded", True, "Available", where), False
+
+
+def _not_forwarded(why: str) -> tuple[str, bool, str, str]:
+    return "Forwarded", False, "NotForwarded", why
 
 
 def public_ranges(text: str) -> list[ipaddress.IPv4Network]:
