@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.postgres import BINARIES, Server
 
 from hansa.api.admission import Gate
 from hansa.api.caller import caller_of, principal
@@ -31,7 +34,6 @@ from hansa.policy.verdict import Act, Rules
 from hansa.sdk.client import Client
 from hansa.store.open import open_store
 from hansa.store.port import Create, LinkTo, Query
-from tests.postgres import BINARIES, Server
 
 assert catalogue.MODULES
 SMALL, LARGE = 1_000, 100_000
@@ -98,11 +100,19 @@ class _Cloud:
         return time.perf_counter() - began, self.cpu_s()
 
     def cpu_s(self) -> float:
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        tasks = [task for pid in self.family() for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
+    def family(self) -> list[int]:
+        """The supervisor and its processes."""
+        found = [int(self.process.pid)]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += [int(child) for child in task.read_text().split()]
+        return found
+
     def rss(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.family())
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
     def stop(self) -> None:
@@ -226,7 +236,8 @@ def _killed(cloud: _Cloud) -> float:
         client.create("vm", f"k{n}", machine)
     client.close()
     began = time.perf_counter()
-    cloud.process.kill()
+    for pid in cloud.family():
+        os.kill(pid, signal.SIGKILL)
     cloud.process.wait()
     cloud.start()
     again = cloud.client()
