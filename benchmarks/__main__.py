@@ -1,4 +1,4 @@
-"""`scripts/bench [store|api|access|boot|machines|network|objects|quota ...]`."""
+"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota ...]`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import access, api, boot, machines, network, objects, quota, store
+from benchmarks import access, api, boot, database, machines, network, objects, quota, store
 
 SUITES = {
     "store": store.run,
+    "database": database.run,
     "api": api.run,
     "access": access.run,
     "boot": boot.run,

@@ -83,6 +83,8 @@ def _of_kind(kind: type[AnyResource], scope: str) -> Iterator[Line]:
     one, label, hides = f"{base}/{there}", f"{base}/{{id}}", kind.kind in THERE
     if "L" in kind.verbs:
         yield Line("GET", base)
+    if "S" in kind.verbs:
+        yield Line("GET", base, hides=True)
     if "C" in kind.verbs:
         assert kind.kind in BODIES, f"give BODIES in {Path(__file__).name} a spec of {kind.kind} with a good form"
         body = {"metadata": {"id": "" if kind.id_of({}) is not None else "x"}, "spec": BODIES[kind.kind]}
@@ -111,6 +113,7 @@ def _besides() -> Iterator[Line]:
             yield Line("POST", f"{IAM}/{place}/roleBindings/{verb}", body)
         yield Line("GET", f"/audit/v1/{place}/records")
     yield Line("GET", "/events/v1/projects/{project}")
+    yield Line("GET", "/ledger/v1/projects/{project}/usage", hides=True)
     people = f"{IAM}/organizations/{{organization}}/users"
     yield Line("GET", people)
     yield Line("POST", people, {"spec": {"email": "no address"}})

@@ -19,6 +19,8 @@ from structlog.testing import capture_logs
 
 from hansa.clock import SystemClock, SystemIds
 from hansa.config import Settings
+from hansa.control.loop import Loop
+from hansa.control.world import World
 from hansa.errors import Conflict, HansaError, Invalid, Retry
 from hansa.kinds import catalogue
 from hansa.kinds.resource import Key
@@ -29,6 +31,7 @@ from hansa.store.open import open_store
 from hansa.store.port import Append, Claim, Create, Delete, LinkTo, Query, Reserve, SetStatus, Settle, Update, Wake
 from hansa.store.postgres_words import translate
 from hansa.store.store import SqlStore
+from hansa.wiring import FleetEngines
 
 from ..postgres import Server, server
 
@@ -548,6 +551,8 @@ async def test_a_database_that_goes_away_loses_and_doubles_nothing(own_server: S
             acknowledged.add(name)
             i += 1
 
+    loop = Loop(World(other, FleetEngines(), other.clock, SystemIds(), Settings()), {})
+    looping = asyncio.create_task(loop.run())
     working = [asyncio.create_task(create(n, (store, other)[n % 2])) for n in range(8)]
     async with asyncio.timeout(SOON_S * 4):
         for turn in range(3):
@@ -580,5 +585,9 @@ async def test_a_database_that_goes_away_loses_and_doubles_nothing(own_server: S
     async with asyncio.timeout(SOON_S):
         while await told.get() < revision:
             pass
+        while (due := await store.due(key("last"))) is None or due.due_at is not None:
+            await asyncio.sleep(0.01)  # the loop that was there before settles it
+    await loop.stop()
+    await looping
     await store.close()
     await other.close()

@@ -286,7 +286,7 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
 
 async def test_records_are_read_by_time_newest_first_and_by_whom_they_are_about(store: SqlStore) -> None:
     for n in range(6):
-        store._clock.at = 1000.0 + n // 2  # type: ignore[attr-defined]
+        clock_of(store).at = 1000.0 + n // 2
         await store.commit(Append("audit", f"r{n}", "acme" if n % 2 else "other", {"n": n}))
     await store.commit(Append("other", "r9", "acme", {}))
     seen = await store.span("audit", before=5000.0)

@@ -107,6 +107,18 @@ def test_a_killed_one_leaves_nothing_that_is_in_the_way(up: Up) -> None:
     client.close()
 
 
+def test_what_it_leaves_behind_holds_neither_lock_nor_port(up: Up) -> None:
+    """Guests and network daemons outlive the process that starts them: it must pass nothing on by accident."""
+    process = up.ready()
+    [child] = children(process.pid)
+    passed_on = []
+    for entry in Path(f"/proc/{child}/fdinfo").iterdir():
+        flags = next(x for x in entry.read_text().splitlines() if x.startswith("flags"))
+        if int(entry.name) > 2 and not int(flags.split()[1], 8) & os.O_CLOEXEC:
+            passed_on.append((entry.name, os.readlink(f"/proc/{child}/fd/{entry.name}")))
+    assert passed_on == []
+
+
 def test_one_folder_has_one_cloud(up: Up) -> None:
     process = up.ready()
     second = up.start("--port", "0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -44,22 +45,33 @@ class _Jump(selectors.BaseSelector):
         self._real.close()
 
 
+@dataclass
+class Traffic:
+    """Calls that wait for a real server."""
+
+    count: int = 0
+
+    def __call__(self) -> bool:
+        return self.count > 0
+
+
 class VirtualClock:
     """Epoch seconds that follow the virtual loop."""
 
-    def __init__(self, jump: _Jump) -> None:
-        self._jump = jump
+    def __init__(self, jump: _Jump, traffic: Traffic) -> None:
+        self._jump, self.traffic = jump, traffic
 
     def now(self) -> float:
         return 1_800_000_000.0 + self._jump.now
 
 
-def run(main: Callable[[VirtualClock], Coroutine[Any, Any, T]], busy: Callable[[], bool] = lambda: False) -> T:
-    """Runs a coroutine to its end in virtual time. `busy`: something outside is asked and has not answered yet."""
-    jump = _Jump(busy)
+def run(main: Callable[[VirtualClock], Coroutine[Any, Any, T]]) -> T:
+    """Runs a coroutine to its end in virtual time."""
+    traffic = Traffic()
+    jump = _Jump(traffic)
     loop = asyncio.SelectorEventLoop(jump)
     loop.time = lambda: jump.now  # type: ignore[method-assign]
     try:
-        return loop.run_until_complete(main(VirtualClock(jump)))
+        return loop.run_until_complete(main(VirtualClock(jump, traffic)))
     finally:
         loop.close()

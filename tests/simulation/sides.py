@@ -18,19 +18,10 @@ from hansa.store.sqlite import SqliteDriver
 from hansa.store.store import Driver, Row, SqlStore, Transaction
 
 from ..postgres import server, wanted
+from .clockwork import Traffic, VirtualClock
 
 T = TypeVar("T")
 NOTICED_S = 30.0
-
-
-@dataclass
-class Traffic:
-    """Calls that wait for a real server."""
-
-    count: int = 0
-
-    def __call__(self) -> bool:
-        return self.count > 0
 
 
 @dataclass
@@ -86,8 +77,9 @@ class Side:
         self.traffic.count -= 1
 
 
-async def sides(count: int, true: Clock, ids: Ids, traffic: Traffic) -> list[tuple[SqlStore, Jumpy]]:
+async def sides(count: int, true: VirtualClock, ids: Ids) -> list[tuple[SqlStore, Jumpy]]:
     """Stores over one new database, as so many processes have them."""
+    traffic = true.traffic
     traffic.count += 1
     drivers = await _postgres(count, true) if wanted() else [SqliteDriver(":memory:", inline=True)] * count
     traffic.count -= 1

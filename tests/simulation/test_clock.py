@@ -18,7 +18,7 @@ from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
 
 from .clockwork import VirtualClock, run
-from .sides import Jumpy, Traffic
+from .sides import Jumpy
 from .test_convergence import _disk, _machine
 from .test_scenarios import Scene
 
@@ -31,7 +31,7 @@ class Wrong(Scene):
     clock: Any
 
     def __init__(self, seed: int, clock: VirtualClock) -> None:
-        super().__init__(seed, Jumpy(clock), Traffic())  # type: ignore[arg-type]
+        super().__init__(seed, Jumpy(clock))  # type: ignore[arg-type]
 
     async def open(self) -> list[tuple[SqlStore, Jumpy]]:
         return [(await open_sqlite(":memory:", clock=self.clock, ids=self.ids, inline=True), self.clock)]

@@ -39,7 +39,7 @@ from hansa.wiring import FleetEngines, simulated_host, write_places
 
 from ..postgres import wanted
 from .clockwork import VirtualClock, run
-from .sides import Jumpy, Traffic, sides
+from .sides import Jumpy, sides
 
 SEEDS = 2000 if os.environ.get("HANSA_LONG") else 200
 if wanted():
@@ -58,8 +58,8 @@ ASKING = Asking(OWNER, "sim")
 
 
 class Simulation:
-    def __init__(self, seed: int, clock: VirtualClock, traffic: Traffic, processes: int = 1) -> None:
-        self.random, self.traffic, self.processes = random.Random(seed), traffic, processes
+    def __init__(self, seed: int, clock: VirtualClock, processes: int = 1) -> None:
+        self.random, self.processes = random.Random(seed), processes
         self.clock, self.ids = clock, SeededIds(seed)
         self.faults = Faults(seed, before=0.1, after=0.1, delay_s=2.0)
         self.engines = FleetEngines()
@@ -70,7 +70,7 @@ class Simulation:
             self.engines.by_zone.setdefault(f"se-sto-{host.zone}", SimulatedVolumes(self.faults, clock))
 
     async def open(self) -> list[tuple[SqlStore, Jumpy]]:
-        return await sides(self.processes, self.clock, self.ids, self.traffic)
+        return await sides(self.processes, self.clock, self.ids)
 
     async def start(self) -> None:
         made = await self.open()
@@ -349,8 +349,8 @@ def _machine(name: str, disk: str, zone: str, **more: Any) -> dict[str, Any]:
 HAPPENS = {"a machine runs", "plugged in", "held by its guest", "a copy is made", "a copy is ready"}
 
 
-async def _life(seed: int, clock: VirtualClock, traffic: Traffic, processes: int = 1) -> Counter[str]:
-    sim = Simulation(seed, clock, traffic, processes)
+async def _life(seed: int, clock: VirtualClock, processes: int = 1) -> Counter[str]:
+    sim = Simulation(seed, clock, processes)
     await sim.start()
     loops = [sim.begin_loop(n) for n in range(processes)]
     await sim.settle_in()
@@ -387,9 +387,8 @@ async def _life(seed: int, clock: VirtualClock, traffic: Traffic, processes: int
 def _lives(seeds: range, processes: int) -> Counter[str]:
     seen: Counter[str] = Counter()
     for seed in seeds:
-        traffic = Traffic()
         try:
-            seen += run(lambda clock, seed=seed, traffic=traffic: _life(seed, clock, traffic, processes), traffic)
+            seen += run(lambda clock, seed=seed: _life(seed, clock, processes))
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"seed {seed}: {error}") from error
     return seen

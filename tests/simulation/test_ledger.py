@@ -24,7 +24,6 @@ from hansa.ledger.usage import CLOSED, OPENED, stream_of
 from hansa.policy.quota import is_quota, organization_scope, project_scope
 
 from .clockwork import VirtualClock, run
-from .sides import Traffic
 from .test_convergence import ASKING, Simulation, _disk, _machine
 from .test_scenarios import Scene, played
 
@@ -127,7 +126,7 @@ class Ledger(Simulation):
 
 
 async def _life(seed: int, clock: VirtualClock) -> Counter[str]:
-    sim = Ledger(seed, clock, Traffic())
+    sim = Ledger(seed, clock)
     await sim.start()
     loop, task = sim.begin_loop()
     await sim.settle_in()

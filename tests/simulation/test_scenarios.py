@@ -21,7 +21,6 @@ from hansa.kinds.resource import AnyResource, Condition, Key
 from hansa.store.port import Claim, Delete, Reserve
 
 from .clockwork import VirtualClock, run
-from .sides import Traffic
 from .test_convergence import ASKING, SCOPE, Simulation, _attachment, _disk, _machine, _restored
 
 R = TypeVar("R", bound=AnyResource)
@@ -65,7 +64,7 @@ class Scene(Simulation):
 
 @asynccontextmanager
 async def scene(clock: VirtualClock) -> AsyncIterator[Scene]:
-    it = Scene(7, clock, Traffic())
+    it = Scene(7, clock)
     it.faults.before = it.faults.after = it.faults.delay_s = 0.0
     await it.start()
     it.loop, it.task = it.begin_loop()

@@ -13,7 +13,7 @@ import click
 from hansa.errors import HansaError
 
 F = TypeVar("F", bound=Callable[..., Any])
-SUPERVISED = "HANSA_SUPERVISED"  # set by the supervisor: its process id, and the listening socket's descriptor
+SUPERVISED = "HANSA_SUPERVISED"  # set by the supervisor: its process id, the descriptors of socket and lock
 
 
 def path(*, folder: bool) -> click.Path:
@@ -89,7 +89,11 @@ def serve_command(**given: Any) -> None:
 def _supervised() -> tuple[int, int]:
     """(the supervisor's process id, the socket's descriptor); 0 and -1 without a supervisor."""
     words = os.environ.pop(SUPERVISED, "").split()
-    return (int(words[0]), int(words[1])) if len(words) == 2 else (0, -1)
+    if len(words) != 3:
+        return 0, -1
+    for descriptor in words[1:]:  # what this process starts and leaves behind must not hold the lock or the port
+        os.set_inheritable(int(descriptor), False)
+    return int(words[0]), int(words[1])
 
 
 def _listener(settings: Any, given: dict[str, Any]) -> socket.socket | None:

@@ -43,7 +43,7 @@ def up_command(**given: Any) -> None:
         listener = bind(place)
     except HansaError as error:
         raise click.ClickException(error.message) from error
-    environment = {SUPERVISED: f"{os.getpid()} {listener.fileno()}"}
+    environment = {SUPERVISED: f"{os.getpid()} {listener.fileno()} {lock}"}
     if given["database"]:
         environment["HANSA_DATABASE"] = given["database"]  # not in the list of processes
     if sys.stderr.isatty():

@@ -74,6 +74,10 @@ SETTINGS = {
     "synchronous_commit": "on",
     "timezone": "UTC",
     "jit": "off",
+    # Our statements look up rows by their keys; a table without statistics must not tempt into scanning all of it.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
 }
 
 

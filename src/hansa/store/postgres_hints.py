@@ -79,13 +79,19 @@ class Hints:
         self._measured = time.monotonic()
 
     async def _run(self) -> None:
+        away = False
         while True:
             try:
                 connection = await self._connect()
             except HansaError as error:
-                log.warning("listen", message=error.message)
+                if not away:  # told once, not twice a second
+                    log.warning("listen", message=error.message, detail=error.detail)
+                away = True
                 await asyncio.sleep(AGAIN_S)
                 continue
+            if away:
+                log.info("listen", message="the database answers again")
+            away = False
             try:
                 await connection.execute("set synchronous_commit = off")  # a notice need not survive anything
                 await connection.add_listener(CHANNEL, self._heard)

@@ -13,7 +13,8 @@ from hansa.store import statements as sql
 from hansa.store.locks import Needs, number
 
 _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
-LOCKS_MAX = 200  # names a commit holds one by one; a larger one holds the whole store
+# Names a commit holds one by one; a larger one holds the whole store. The server has room for some 6,000 in all.
+LOCKS_MAX = 64
 _STORE = number("store")
 
 OWN_SHAPE = {
@@ -33,22 +34,28 @@ update work w set leased_until = :until, token = :token, woken_at = null
 returning w.kind, w.scope, w.name, w.failures, w.going, w.due_at""",
 }
 
-# In one order for all, before anything else of these rows is written.
+# In one order for all, before anything else of these rows is written. `lateral`: row by row in that order, each by its
+# key; a join could be planned as a scan of the whole table.
 LOCK_WORK = """
-with held as (
-  select 1 from work w
-   where (w.kind, w.scope, w.name) in (
-     select * from unnest($1::text[], $2::text[], $3::text[])
-     union
-     select l.source_kind, l.source_scope, l.source_name
-       from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
-       join links l on l.target_kind = k.kind and l.target_scope = k.scope and l.target_name = k.name
-     union
-     select l.target_kind, l.target_scope, l.target_name
-       from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
-       join links l on l.source_kind = k.kind and l.source_scope = k.scope and l.source_name = k.name)
-   order by w.kind, w.scope, w.name for update)
-select pg_current_xact_id()::text from (select count(*) from held) as all_of_them"""
+with keys as materialized (
+  select * from unnest($1::text[], $2::text[], $3::text[]) as k (kind, scope, name)
+  union
+  select l.source_kind, l.source_scope, l.source_name
+    from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
+    cross join lateral (
+      select source_kind, source_scope, source_name from links
+       where target_kind = k.kind and target_scope = k.scope and target_name = k.name) l
+  union
+  select l.target_kind, l.target_scope, l.target_name
+    from unnest($4::text[], $5::text[], $6::text[]) as k (kind, scope, name)
+    cross join lateral (
+      select target_kind, target_scope, target_name from links
+       where source_kind = k.kind and source_scope = k.scope and source_name = k.name) l
+  order by 1, 2, 3),
+held as (
+  select h.one from keys k cross join lateral (
+    select 1 as one from work w where w.kind = k.kind and w.scope = k.scope and w.name = k.name for update) h)
+select pg_current_xact_id()::text from (select count(one) from held) as all_of_them"""
 CREATE = """
 select hansa_create(:at, :kind, :scope, :name, :uid, :by, :request, :body, :labels, :system_labels, :spec, :status,
                     :observed, :due)"""

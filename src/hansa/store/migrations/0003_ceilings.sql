@@ -7,6 +7,3 @@ create table ceilings (
   held bigint not null,
   primary key (scope, key)
 );
-
--- Streams are read in order, in pages.
-create index records_in_order on records (stream, at, id);
