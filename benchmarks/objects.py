@@ -24,7 +24,10 @@ from tests.postgres import BINARIES, Server
 from hansa.api.admission import Gate
 from hansa.api.caller import caller_of, principal
 from hansa.clock import SystemClock, SystemIds
+from hansa.config import Settings
+from hansa.control.networks import default_network
 from hansa.control.outcome import condition
+from hansa.control.world import World
 from hansa.dates import rfc3339
 from hansa.kinds import catalogue
 from hansa.kinds.compute import Disk
@@ -33,11 +36,13 @@ from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Rules
 from hansa.sdk.client import Client
 from hansa.store.open import open_store
-from hansa.store.port import Create, LinkTo, Query
+from hansa.store.port import Create, LinkTo, Query, Write
+from hansa.wiring import FleetEngines
 
 assert catalogue.MODULES
 SMALL, LARGE = 1_000, 100_000
-EACH = 100  # objects of a project
+EACH = 100  # objects of a project: itself, its default network and subnet, a machine, and disks
+DISKS = EACH - 4
 STARTS, LISTS, GETS, CREATES, CHECKS = 5, 200, 1000, 200, 5_000
 KILLED = 20  # machines that are under way when the process is killed
 QUIET_S, LIMIT_S = 10.0, 300.0
@@ -143,7 +148,7 @@ def _measured(cloud: _Cloud, count: int) -> dict[str, float]:
             "start_s": statistics.median(s for s, _ in starts),
             "start_cpu_s": statistics.median(c for _, c in starts),
             **_timed("list", cloud, LISTS, lambda _: client.list("disk")),
-            **_timed("get", cloud, GETS, lambda n: client.get("disk", f"d{n % (EACH - 2)}")),
+            **_timed("get", cloud, GETS, lambda n: client.get("disk", f"d{n % DISKS}")),
             **_timed("create", cloud, CREATES, lambda n: client.create("pg", f"g{n}", GROUP)),
         }  # fmt: skip
         _settle(client)
@@ -176,11 +181,13 @@ async def _fill(database: str, organization: str, count: int) -> None:
     """Projects with all that is in them, as the loop would have left them."""
     store = await open_store(database, clock=SystemClock(), ids=SystemIds())
     ids = SystemIds()
+    world = World(store, FleetEngines(), SystemClock(), ids, Settings())
     for p in range(count // EACH):
         project, scope = Key("Project", "", f"p{p}"), f"projects/p{p}/regions/se-sto"
         spec = {"organization": organization, "name": f"p{p}"}
-        writes = [Create(project, ids.uid(), spec, _ready(), observed=1, due=False)]
-        for n in range(EACH - 2):
+        writes: list[Write] = [Create(project, ids.uid(), spec, _ready(), observed=1, due=False)]
+        writes += await default_network(f"p{p}", "se-sto", ["b"], world)
+        for n in range(DISKS):
             writes.append(
                 Create(
                     Key("Disk", scope, f"d{n}"), ids.uid(), {"diskSize": SIZE, "placement": {"zone": "b"}}, _ready(),
