@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,10 @@ from tests.postgres import BINARIES, Server
 from hansa.api.admission import Gate
 from hansa.api.caller import caller_of, principal
 from hansa.clock import SystemClock, SystemIds
+from hansa.config import Settings
+from hansa.control.networks import default_network
 from hansa.control.outcome import condition
+from hansa.control.world import World
 from hansa.dates import rfc3339
 from hansa.kinds import catalogue
 from hansa.kinds.compute import Disk
@@ -32,11 +36,13 @@ from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Rules
 from hansa.sdk.client import Client
 from hansa.store.open import open_store
-from hansa.store.port import Create, LinkTo, Query
+from hansa.store.port import Create, LinkTo, Query, Write
+from hansa.wiring import FleetEngines
 
 assert catalogue.MODULES
 SMALL, LARGE = 1_000, 100_000
-EACH = 100  # objects of a project
+EACH = 100  # objects of a project: itself, its default network and subnet, a machine, and disks
+DISKS = EACH - 4
 STARTS, LISTS, GETS, CREATES, CHECKS = 5, 200, 1000, 200, 5_000
 KILLED = 20  # machines that are under way when the process is killed
 QUIET_S, LIMIT_S = 10.0, 300.0
@@ -99,11 +105,19 @@ class _Cloud:
         return time.perf_counter() - began, self.cpu_s()
 
     def cpu_s(self) -> float:
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        tasks = [task for pid in self.family() for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
+    def family(self) -> list[int]:
+        """The supervisor and its processes."""
+        found = [int(self.process.pid)]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += [int(child) for child in task.read_text().split()]
+        return found
+
     def rss(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.family())
         return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
     def stop(self) -> None:
@@ -134,7 +148,7 @@ def _measured(cloud: _Cloud, count: int) -> dict[str, float]:
             "start_s": statistics.median(s for s, _ in starts),
             "start_cpu_s": statistics.median(c for _, c in starts),
             **_timed("list", cloud, LISTS, lambda _: client.list("disk")),
-            **_timed("get", cloud, GETS, lambda n: client.get("disk", f"d{n % (EACH - 2)}")),
+            **_timed("get", cloud, GETS, lambda n: client.get("disk", f"d{n % DISKS}")),
             **_timed("create", cloud, CREATES, lambda n: client.create("pg", f"g{n}", GROUP)),
         }  # fmt: skip
         _settle(client)
@@ -167,11 +181,13 @@ async def _fill(database: str, organization: str, count: int) -> None:
     """Projects with all that is in them, as the loop would have left them."""
     store = await open_store(database, clock=SystemClock(), ids=SystemIds())
     ids = SystemIds()
+    world = World(store, FleetEngines(), SystemClock(), ids, Settings())
     for p in range(count // EACH):
         project, scope = Key("Project", "", f"p{p}"), f"projects/p{p}/regions/se-sto"
         spec = {"organization": organization, "name": f"p{p}"}
-        writes = [Create(project, ids.uid(), spec, _ready(), observed=1, due=False)]
-        for n in range(EACH - 2):
+        writes: list[Write] = [Create(project, ids.uid(), spec, _ready(), observed=1, due=False)]
+        writes += await default_network(f"p{p}", "se-sto", ["b"], world)
+        for n in range(DISKS):
             writes.append(
                 Create(
                     Key("Disk", scope, f"d{n}"), ids.uid(), {"diskSize": SIZE, "placement": {"zone": "b"}}, _ready(),
@@ -227,7 +243,8 @@ def _killed(cloud: _Cloud) -> float:
         client.create("vm", f"k{n}", machine)
     client.close()
     began = time.perf_counter()
-    cloud.process.kill()
+    for pid in cloud.family():
+        os.kill(pid, signal.SIGKILL)
     cloud.process.wait()
     cloud.start()
     again = cloud.client()

@@ -69,8 +69,9 @@ def observe_server(metrics: Metrics, server: Server) -> None:
 
 
 async def _store(store: Store) -> str:
+    """Reads, and writes again where writing was the trouble."""
     await store.revision()
-    return ""
+    return await store.trouble()
 
 
 async def _loop(loop: Loop) -> str:

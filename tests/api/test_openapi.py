@@ -126,7 +126,7 @@ class Served:
         for label in OPERATIONS:
             method, _, path = label.partition(" ")
             base, _, last = path.rpartition("/")
-            if method == "GET" and last == "{id}":
+            if method == "GET" and last == "{id}" and f"GET {base}" in OPERATIONS:
                 self.names[base] = [
                     i["metadata"]["id"]
                     for i in (await owner.read(self.filled(base)))["items"]

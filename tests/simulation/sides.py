@@ -46,6 +46,8 @@ class Side:
     _skew_s: float = 0.0
     _measured: float = field(default=0.0)
 
+    alone = False
+
     @property
     def skew_s(self) -> float:
         if self.true.now() - self._measured > NOTICED_S:

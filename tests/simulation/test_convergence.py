@@ -34,11 +34,12 @@ from hansa.kinds.resource import AnyResource, Key
 from hansa.policy.verdict import Caller
 from hansa.sealing import Sealer
 from hansa.store.port import Create, Query, Wake
+from hansa.store.store import SqlStore
 from hansa.wiring import FleetEngines, simulated_host, write_places
 
 from ..postgres import wanted
 from .clockwork import VirtualClock, run
-from .sides import sides
+from .sides import Jumpy, sides
 
 SEEDS = 2000 if os.environ.get("HANSA_LONG") else 200
 if wanted():
@@ -68,8 +69,11 @@ class Simulation:
             self.engines.networks[host.id] = SimulatedNetwork(self.faults)
             self.engines.by_zone.setdefault(f"se-sto-{host.zone}", SimulatedVolumes(self.faults, clock))
 
+    async def open(self) -> list[tuple[SqlStore, Jumpy]]:
+        return await sides(self.processes, self.clock, self.ids)
+
     async def start(self) -> None:
-        made = await sides(self.processes, self.clock, self.ids)
+        made = await self.open()
         self.stores, self.clocks = [store for store, _ in made], [clock for _, clock in made]
         self.store, settings = self.stores[0], Settings(disk_overcommit=0.0001)
         self.worlds = [World(store, self.engines, store.clock, self.ids, settings) for store in self.stores]

@@ -202,7 +202,7 @@ class Actions:
             "causes": causes,
             "attempts": {
                 "failures": due.failures if due else 0,
-                "lastError": self.last_error(key),
+                "lastError": await self.store.trouble() or self.last_error(key),
                 "recent": attempts_in(await self._recent(key.scope), stored.uid),
             },
             "helps": helps_of(causes, due, now),

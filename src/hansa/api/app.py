@@ -181,8 +181,10 @@ class Api:
             if answer is not None:
                 return _json(*answer)
         if parts[:3] == ["ledger", "v1", "projects"] and parts[4:] == ["usage"]:
+            _only_read(request)
             return _json(200, await self.usage.read(asking.caller, parts[3], query))
         if parts[:2] == ["decisions", "v1"] and len(parts) == 3:
+            _only_read(request)
             return _json(200, await self.decisions.find(asking.caller, parts[2]))
         route = resolve(parts)
         request.scope["route"] = route.template

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from hansa.control.clockwatch import ClockWatch
 from hansa.control.metering import metered, with_metering
 from hansa.control.outcome import Outcome, conditions
 from hansa.control.world import Reconcilers, World
@@ -56,9 +57,14 @@ class Loop:
     errors: OrderedDict[Key, str] = field(default_factory=OrderedDict)
     timed: Callable[[float, str, str], None] = lambda seconds, kind, outcome: None
     beat: float = 0.0  # of the monotonic clock: when it last looked what is due
+    _clock: ClockWatch = field(init=False)
+    _owed: list[Lease] = field(default_factory=list)
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._clock = ClockWatch(self.world.store, self.world.clock)
 
     def wake(self, _revision: int = 0) -> None:
         """A hint: something was committed."""
@@ -94,6 +100,8 @@ class Loop:
 
     async def _claim(self, free: int) -> tuple[Lease, ...]:
         try:
+            await self._clock.look()
+            await self._give_back()
             due = await self.world.store.next_due()
             if due is None or due > self.world.clock.now():
                 return ()
@@ -102,6 +110,13 @@ class Loop:
             log.warning("claim", message=retry.message)
             await asyncio.sleep(IDLE_S)
             return ()
+
+    async def _give_back(self) -> None:
+        """Keys whose pass could not be written: free again once anything can, not when their lease runs out."""
+        owed = list(self._owed)
+        if owed:
+            await self._commit(*(Settle(lease, 0.0, failed=True) for lease in owed))
+            del self._owed[: len(owed)]
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -125,9 +140,11 @@ class Loop:
         with structlog.contextvars.bound_contextvars(key=str(lease.key)):
             try:
                 outcome = await self.attempt(lease)
-            except Retry as retry:  # the store itself does not answer: the lease runs out by itself
+            except Retry as retry:  # the store itself does not answer
                 outcome = "retry"
-                log.warning("store", message=retry.message)
+                self._owed.append(lease)
+                self._remember(lease.key, retry.message + (f": {retry.detail}" if retry.detail else ""))
+                log.warning("store", message=retry.message, detail=retry.detail)
             except Exception as bug:
                 self.counts.bugs += 1
                 self._remember(lease.key, f"bug: {bug!r}")

@@ -409,6 +409,19 @@ class Store(Protocol):
         """Drops expired claims, and changes that are both old and beyond the count kept."""
         ...
 
+    @property
+    def alone(self) -> bool:
+        """One process writes, by its own clock."""
+        ...
+
+    async def trouble(self) -> str:
+        """Why nothing can be written, "" when nothing is known to be wrong. Asks again when something was."""
+        ...
+
+    async def rebase(self, back_s: float) -> None:
+        """The store's clock was set back by so much: what is due, and what is leased, moves with it."""
+        ...
+
     def on_commit(self, call: Callable[[int], None]) -> None:
         """`call(revision)` after each commit of this process, in the event loop: a hint to look."""
         ...

@@ -138,6 +138,8 @@ class PostgresDriver:
     def skew_s(self) -> float:
         return self._hints.skew_s
 
+    alone = False
+
     def listen(self, call: Callable[[int], None]) -> None:
         self._hints.listen(call)
 

@@ -9,6 +9,7 @@ statement to a thread instead would let two threads fight over the interpreter l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,7 @@ from hansa.store.store import Row, SqlStore, Transaction
 T = TypeVar("T")
 GROUP_MAX = 64  # commits that share one flush
 BUSY_MS = 5000
+OWN_FAULTS = (ArithmeticError, LookupError, TypeError, ValueError)  # of one commit; the others of its group go on
 
 Work = Callable[[Transaction], Awaitable[Any]]
 
@@ -45,6 +47,7 @@ def _connect(path: Path | str) -> sqlite3.Connection:
 
 class SqliteDriver:
     skew_s = 0.0  # one process, one clock
+    alone = True
 
     def __init__(self, path: Path | str, *, inline: bool = False) -> None:
         self._inline = inline
@@ -93,7 +96,7 @@ class SqliteDriver:
     async def _group(self) -> None:
         """One transaction for all that is queued now; each commit of it stands or falls alone."""
         group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
-        results: list[tuple[asyncio.Future[Any], Any, HansaError | None]] = []
+        results: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
             self._writer.execute("begin immediate")
             for work, future in group:
@@ -114,11 +117,11 @@ class SqliteDriver:
             else:
                 future.set_result(value)
 
-    async def _one(self, work: Work) -> tuple[Any, HansaError | None]:
+    async def _one(self, work: Work) -> tuple[Any, Exception | None]:
         self._writer.execute("savepoint one")
         try:
             value = await work(self._tx)
-        except HansaError as refusal:
+        except (HansaError, *OWN_FAULTS) as refusal:
             self._writer.execute("rollback to one")
             self._writer.execute("release one")
             return None, refusal
@@ -127,8 +130,9 @@ class SqliteDriver:
 
     def _abandon(self, group: list[tuple[Work, asyncio.Future[Any]]], error: sqlite3.Error) -> None:
         """Disk full, locked, or I/O: nothing of the group is kept, and everybody is told to try again."""
-        if self._writer.in_transaction:
-            self._writer.execute("rollback")
+        with contextlib.suppress(sqlite3.Error):  # whoever comes next finds out
+            if self._writer.in_transaction:
+                self._writer.execute("rollback")
         for _, future in group:
             if not future.done():
                 future.set_exception(Retry("the database does not take writes now", detail=str(error)))

@@ -100,6 +100,15 @@ update work set leased_until = 0, token = '', failures = :failures,
  where {KEY} and token = :token"""
 FORGET_WORK = f"delete from work where {KEY}"
 
+# The clock was set back: what was due in a minute is due in a minute.
+REBASE = """
+update work set due_at = due_at - :back, leased_until = case when leased_until > 0 then leased_until - :back else 0 end,
+                woken_at = woken_at - :back"""
+# To find out whether it can be written: another value each time, since SQLite writes no page that stays as it is.
+TOUCH = """
+insert into marks (name, value) values ('touched', 0)
+on conflict (name) do update set value = case when marks.value < 1000000 then marks.value + 1 else 0 end"""
+
 # -- links --------------------------------------------------------------------------------------
 
 INSERT_LINK = """

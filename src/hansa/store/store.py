@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from hansa.clock import Clock, Ids
-from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound
+from hansa.errors import AlreadyExists, Bug, Conflict, Full, Gone, HansaError, InUse, Invalid, NotFound, Retry
 from hansa.kinds.resource import Key, Stored
 from hansa.store import counted
 from hansa.store import statements as sql
@@ -74,6 +74,11 @@ class Driver(Protocol):
         """Seconds to add to this process's clock for the time that all processes of the store agree on."""
         ...
 
+    @property
+    def alone(self) -> bool:
+        """No other process writes to it, and this one's clock is the only one."""
+        ...
+
     async def write(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs = NOTHING) -> T:
         """Runs `work` in a transaction that nobody disturbs in what `needs` names; returns after it is durable.
 
@@ -110,7 +115,12 @@ class SqlStore:
         self._listeners: builtins.list[Callable[[int], None]] = []
         self.hand = ""  # whose leases they are: the beginning of their tokens
         self.timed: Callable[[float, str], None] = lambda seconds, outcome: None
+        self.unwritable = ""
         driver.listen(self._tell)
+
+    @property
+    def alone(self) -> bool:
+        return self._driver.alone
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -237,11 +247,32 @@ class SqlStore:
             revision = await self._driver.write(work, needs_of(writes))
         except HansaError as refusal:
             outcome = refusal.reason
+            if isinstance(refusal, Retry):
+                self.unwritable = _why(refusal)
             raise
         finally:
             self.timed(time.perf_counter() - started, outcome)
+        if revision:  # something was really written
+            self.unwritable = ""
         self._tell(revision)
         return revision
+
+    async def trouble(self) -> str:
+        if self.unwritable:
+            try:
+                await self._driver.write(_touch)
+            except Retry as retry:
+                self.unwritable = _why(retry)
+            else:
+                self.unwritable = ""
+        return self.unwritable
+
+    async def rebase(self, back_s: float) -> None:
+        async def work(tx: Transaction) -> None:
+            await tx.all(sql.REBASE, back=back_s)
+
+        await self._driver.write(work)
+        self._tell(await self.revision())
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
         now, token = self.clock.now(), self.hand + self._ids.token()
@@ -249,7 +280,12 @@ class SqlStore:
         async def work(tx: Transaction) -> builtins.list[Row]:
             return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
 
-        rows = sorted(await self._driver.write(work), key=lambda r: (-r[4], r[5]))
+        try:
+            found = await self._driver.write(work)
+        except Retry as retry:
+            self.unwritable = _why(retry)
+            raise
+        rows = sorted(found, key=lambda r: (-r[4], r[5]))
         return [Lease(Key(r[0], r[1], r[2]), token, now + lease_s, r[3]) for r in rows]
 
     async def release(self, hand: str) -> int:
@@ -283,6 +319,15 @@ class SqlStore:
 
     async def close(self) -> None:
         await self._driver.close()
+
+
+def _why(retry: Retry) -> str:
+    return retry.message + (f": {retry.detail}" if retry.detail else "")
+
+
+async def _touch(tx: Transaction) -> None:
+    """A write that nobody reads: what takes it takes others too."""
+    await tx.all(sql.TOUCH)
 
 
 class _Pen:
