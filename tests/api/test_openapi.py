@@ -37,9 +37,10 @@ from hansa.config import Settings
 from hansa.dates import rfc3339
 from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.kinds.registry import all_kinds
+from hansa.store.open import open_store
 from hansa.wiring import FleetEngines, assemble, simulated_host
 
-from ..postgres import a_store
+from ..postgres import server, wanted
 from .conftest import BASE, FLEET, Talk, token_for
 from .people import with_roles
 from .test_matrix import BODIES, filled, routes
@@ -89,6 +90,7 @@ class Served:
     tokens: dict[str, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    database: str = ""
     cloud: Any = None
     http: Any = None
 
@@ -102,7 +104,9 @@ class Served:
                 engines.by_host[host.id] = simulated_host(host, clock)
                 engines.by_zone.setdefault(f"{region.id}-{host.zone}", SimulatedVolumes())
                 engines.networks[host.id] = SimulatedNetwork()
-        store = await a_store(self.folder / "hansa.db", clock=clock, ids=ids)
+        if wanted():  # a database of the module's own: those of single tests end with them
+            self.database = await server().empty()
+        store = await open_store(self.database or self.folder / "hansa.db", clock=clock, ids=ids)
         made = Settings(data=self.folder)
         self.cloud = await assemble(store, engines, made, clock, ids, BASE, FLEET, self.folder, kept={})
         self.looping = asyncio.create_task(self.cloud.serve_loop())
@@ -150,6 +154,8 @@ class Served:
         await self.looping
         await self.http.aclose()
         await self.cloud.close()
+        if self.database:
+            await server().drop(self.database)
 
     async def send(self, request: requests.PreparedRequest) -> Response:
         headers = [(k.encode(), v if isinstance(v, bytes) else v.encode("utf-8")) for k, v in request.headers.items()]
