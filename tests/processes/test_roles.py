@@ -112,7 +112,7 @@ async def beside(work: Callable[..., T], *words: Any) -> T:
 
 @pytest.fixture
 async def processes(tmp_path: Path) -> AsyncIterator[tuple[Processes, str]]:
-    url = await server().fresh()
+    url = await server().empty()
     made = Processes(tmp_path, url)
     yield made, url
     await beside(made.end)

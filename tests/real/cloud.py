@@ -88,7 +88,7 @@ class RealCloud:
         assert self.client is not None
         end = time.monotonic() + 30
         while True:
-            (real,) = (h["status"] for h in self.client.list("host") if not h["status"].get("simulated"))
+            (real,) = (h["status"] for h in self.client.list("host") if not h["spec"]["simulated"])
             if real.get("network"):
                 return str(real["network"])
             assert time.monotonic() < end, f"the host says nothing of networks: {real}"

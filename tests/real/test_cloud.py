@@ -19,7 +19,7 @@ from hansa.errors import HansaError, InUse, NotFound
 from hansa.sdk.client import Client
 
 from .cloud import RealCloud, disk, machine
-from .tenant import booted
+from .tenant import booted, settle
 
 LONG = bool(os.environ.get("HANSA_LONG"))
 KILLS = 50  # `test_private_network.py` has the kills of the short tier, with rules and attachments in flight
@@ -161,7 +161,7 @@ def test_a_killed_guest_is_started_again(cloud: RealCloud) -> None:
     client.wait("vm", "web", until="deleted")
     assert not list((cloud.data / "machines").iterdir())
     assert {f.name for f in run_folder(cloud.identity).iterdir() if f.is_dir()} <= {"n"}, "the network's is left"
-    cloud.audit()
+    settle(cloud, client)
 
 
 def ready(client: Client) -> dict[str, str]:

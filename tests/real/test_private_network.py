@@ -112,6 +112,12 @@ def test_whatever_is_killed_rules_addresses_and_attachments_converge(cloud: Real
     client.create("disk", "data", {"diskSize": {"amount": 10, "unit": "MB"}, "placement": {"zone": "a"}})
     client.wait("vm", "stays", timeout_s=60)
     for turn in range(KILLS):
+        if turn and turn % 4 == 0:  # what dies again and again is started later and later: begin anew
+            spec = client.get("vm", "stays")["spec"]
+            client.delete("vm", "stays")
+            client.wait("vm", "stays", until="deleted", timeout_s=60)
+            client.create("vm", "stays", spec)
+            client.wait("vm", "stays", timeout_s=60)
         _change(client, turn)
         time.sleep(chance.random() * 1.5)
         cloud.kill()
