@@ -285,6 +285,7 @@ if {rights.startswith("root")}:
     Path("/proc/self/gid_map").write_text("0 65534 1")
 from hansa.engines.ports import Link, MachineState, Volume
 from hansa.engines.qemu.images import ImageStore
+from hansa.errors import Retry
 from tests.real.guest import NoNetwork, open_cloud
 def holder():
     made = subprocess.Popen(["unshare", "--user", "--map-root-user", "--net", "sleep", "300"])
@@ -311,7 +312,15 @@ async def main():
             assert (await cloud.compute.observe(cloud.machine.uid)).state is MachineState.LOST
         elif {rights.startswith("a plain")}:
             await cloud.stop(2)
-        await cloud.volumes.apply(Volume(cloud.boot_disk, 2, 2 * 10**9, "tiny"))
+        grown = Volume(cloud.boot_disk, 2, 2 * 10**9, "tiny")
+        for _ in range(50):  # the kernel lets go of a killed process's locks a moment after its end is seen
+            try:
+                await cloud.volumes.apply(grown)
+                break
+            except Retry:
+                await asyncio.sleep(0.1)
+        else:
+            await cloud.volumes.apply(grown)
 asyncio.run(main())
 """
     words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
