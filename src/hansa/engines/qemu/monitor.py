@@ -189,7 +189,8 @@ class Monitor:
             connected = True
         except TimeoutError as error:
             raise Retry(f"the machine's QEMU said nothing for {limit_s:.0f} s", detail=str(self._path)) from error
-        except (QMPError, OSError, EOFError) as error:
+        except (QMPError, OSError, EOFError, AssertionError) as error:
+            # The library asserts that what it has just connected to is still there: killed at that moment, it is not.
             raise Retry("the machine's QEMU cannot be reached", detail=f"{self._path}: {error!r}") from error
         finally:
             if not connected:
