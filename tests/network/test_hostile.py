@@ -137,6 +137,9 @@ async def test_a_flood_at_one_link_is_not_felt_at_another(here: Host) -> None:
     assert answers == 20
     began, answered = time.monotonic(), asyncio.create_task(liar.sniff(4.0))
     await liar.frame(dhcp.hex(), 300)
+    while not answered.done():  # its own ear may have been full of its own cries
+        await liar.frame(dhcp.hex())
+        await asyncio.sleep(0.2)
     offers = [frame for frame in await answered if "00430044" in frame]
     most = DHCP_A_SECOND * (3 + time.monotonic() - began)  # a burst of two seconds' worth
     assert 1 <= len(offers) <= most, f"{len(offers)} of 300 questions were answered"
