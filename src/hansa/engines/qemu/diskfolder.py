@@ -147,6 +147,11 @@ class DiskFolder:
             part.rename(self.disk(uid))
         sync_folder(self.path)
 
+    def tidy(self) -> None:
+        """Take away halves of notes that a killed process left. For the one that drives this host, before it begins."""
+        for half in self.path.glob(".*.part"):
+            half.unlink(missing_ok=True)
+
     def uids(self) -> list[str]:
         """Every disk of which there is anything."""
         if not self.path.is_dir():

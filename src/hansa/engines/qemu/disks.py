@@ -28,6 +28,7 @@ class QemuVolumes:
     def __init__(self, site: Site, images: ImageStore) -> None:
         self._site = site
         self._disks = site.disks
+        self._disks.tidy()
         self._images = images
         self._copies = Copies(site)
 
