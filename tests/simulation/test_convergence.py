@@ -394,9 +394,9 @@ def _lives(seeds: range, processes: int) -> Counter[str]:
     return seen
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(4))
 def test_whatever_fails_the_world_converges(block: int) -> None:
-    seen = _lives(range(block * SEEDS // 10, (block + 1) * SEEDS // 10), 1)
+    seen = _lives(range(block * SEEDS // 4, (block + 1) * SEEDS // 4), 1)
     missing = HAPPENS - set(seen)
     assert not missing or wanted(), f"never seen: {missing}"
 
