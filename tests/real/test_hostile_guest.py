@@ -37,7 +37,8 @@ def test_a_hostile_guest_is_its_own_trouble(cloud: RealCloud) -> None:
     client.request("POST", client.path("VirtualMachine", "evil") + "/stop")
     machine = client.get("vm", "evil")
     for _ in range(MEETINGS):
-        assert connects(one, "two.internal", 80), "neighbours meet"
+        # between two visitors its server is away for a moment: who comes then is refused, and comes again
+        assert any(connects(one, "two.internal", 80) for _ in range(4)), "neighbours meet"
         machine = client.get("vm", "evil")
     assert machine["status"]["virtualMachineStatus"] == "Stopping", "it has not gone of its own will"
     group(client, "inside", ALL_OUT, rule("Ingress", "ICMP"))
