@@ -337,9 +337,6 @@ class Resources:
     def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
         return decide(asking.caller, act, subject, Rules()).rule
 
-    def may(self, caller: Caller, subject: Any) -> bool:
-        return decide(caller, Act.READ, subject, Rules()).allowed
-
 
 def _parents(key: Key) -> tuple[Key, ...]:
     """What must be there for the object to stand in: its project, its region, its account."""
