@@ -1,8 +1,8 @@
 """Engines of one process for the others of the same machine: the ports of `engines.ports` over a unix socket.
 
 What an engine holds in memory (a monitor of QEMU, a watch, a twin) can be in one process only. The others call it here:
-one connection a call, which ends the call when it ends. Both ends are the same program, of the same user, which each
-asks the kernel about; so what travels is Python's own form of the ports' plain data. An error comes back as itself.
+one connection a call, which ends the call when it ends. Both ends are of the same user, which each asks the kernel
+about; what travels is plain data in the form of `engines.wire`. An error comes back as itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pickle
 import socket
 import struct
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from typing import Any, cast
 
 import structlog
 
-from hansa import errors
 from hansa.engines.counted import Engines
 from hansa.engines.ports import ComputeEngine, Console, NetworkEngine, VolumeEngine
+from hansa.engines.wire import CALLS, Call, read_answer, read_call, write_answer, write_call, write_error
 from hansa.errors import Bug, HansaError, Retry
 
 log = structlog.get_logger("hansa.engines")
@@ -31,11 +30,6 @@ CONNECT_S = 2.0
 CLOSE_S = 5.0
 CALL_S = 60.0  # outlives every pass of the loop
 AGAIN_S = 0.5
-CALLS = {
-    "compute": frozenset({"host", "apply", "observe", "remove", "log", "console", "held"}),
-    "volumes": frozenset({"apply", "remove", "held"}),
-    "network": frozenset({"host", "apply", "observe", "remove", "held"}),
-}
 _SIZE = struct.Struct("!I")
 _PEER = struct.Struct("3i")  # pid, uid, gid
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -86,33 +80,43 @@ class EngineServer:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        port, where, name, args, more = await _receive(reader)
-        call = asyncio.create_task(self._call(port, where, name, args, more))
-        waited: set[asyncio.Task[Any]] = {call} if name == "console" else {call, asyncio.create_task(reader.read(1))}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        for other in waited - {call}:
-            other.cancel()
-        if not call.done():  # nobody waits any more: as a pass that is over its time
-            call.cancel()
-            return
-        ok, value = call.result()
-        await _send(writer, (ok, None if ok and name == "console" else value))
-        if ok and name == "console":
-            await _carry(value, reader, writer)
-
-    async def _call(self, port: str, where: str, name: str, args: Any, more: Any) -> tuple[bool, Any]:
-        if name not in CALLS.get(port, ()):
-            return False, _told(Bug(f"{port}.{name} is not called from outside"))
-        engine = getattr(self.engines, port)(where)
-        if engine is None:
-            return False, _told(Retry(f"no engine drives {where}"))
+        async with asyncio.timeout(CALL_S):
+            body = await _receive(reader)
         try:
-            return True, await getattr(engine, name)(*args, **more)
+            call = read_call(body)
+        except Bug as bug:
+            await _send(writer, write_error(bug))
+            return
+        calling = asyncio.create_task(self._call(call))
+        waited: set[asyncio.Task[Any]] = {calling}
+        if call.name != "console":
+            waited.add(asyncio.create_task(reader.read(1)))
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        for other in waited - {calling}:
+            other.cancel()
+        if not calling.done():  # nobody waits any more: as a pass that is over its time
+            calling.cancel()
+            return
+        answer, console = calling.result()
+        await _send(writer, answer)
+        if console is not None:
+            await _carry(console, reader, writer)
+
+    async def _call(self, call: Call) -> tuple[bytes, Console | None]:
+        """What to send, and the console that goes on after it."""
+        engine = getattr(self.engines, call.port)(call.where)
+        if engine is None:
+            return write_error(Retry(f"no engine drives {call.where}")), None
+        try:
+            value = await getattr(engine, call.name)(*call.args)
+            if call.name == "console":
+                return write_answer(call, None), value
+            return write_answer(call, value), None
         except HansaError as error:
-            return False, _told(error)
+            return write_error(error), None
         except Exception as bug:  # noqa: BLE001 - it is the caller's loop that counts and tells it
-            log.exception("bug", engine=port, call=name)
-            return False, _told(Bug(f"{port}.{name}: {bug!r}"))
+            log.exception("bug", engine=call.port, call=call.name)
+            return write_error(Bug(f"{call.port}.{call.name}: {bug!r}")), None
 
 
 async def _carry(console: Console, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -175,22 +179,21 @@ class Remote:
         if name not in CALLS[self._port]:
             raise AttributeError(name)
 
-        async def call(*args: Any, **more: Any) -> Any:
-            return await self._call(name, args, more)
+        async def call(*args: Any) -> Any:
+            return await self._call(Call(self._port, self._where, name, args))
 
         self.__dict__[name] = call
         return call
 
-    async def _call(self, name: str, args: Any, more: Any) -> Any:
+    async def _call(self, call: Call) -> Any:
+        body = write_call(call)
         reader, writer = await self._connect()
         held = False
         try:
             async with asyncio.timeout(CALL_S):
-                await _send(writer, (self._port, self._where, name, args, more))
-                ok, value = await _receive(reader)
-            if not ok:
-                raise _rebuilt(*value)
-            if name == "console":
+                await _send(writer, body)
+                value = read_answer(call, await _receive(reader))
+            if call.name == "console":
                 held = True
                 return RemoteConsole(reader, writer)
             return value
@@ -221,7 +224,7 @@ class RemoteConsole:
 
     async def read(self) -> bytes:
         try:
-            data = b"" if self._ended else cast(bytes, await _receive(self._reader))
+            data = b"" if self._ended else await _receive(self._reader)
         except (OSError, EOFError, asyncio.IncompleteReadError):
             data = b""
         if not data:
@@ -248,38 +251,22 @@ def _away(error: BaseException) -> Retry:
     return Retry(text, after_s=AGAIN_S, detail=str(error))
 
 
-# -- what travels -------------------------------------------------------------------------------
+# -- frames -------------------------------------------------------------------------------------
 
 
-async def _send(writer: asyncio.StreamWriter, value: Any) -> None:
-    body = pickle.dumps(value)
+async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
     writer.write(_SIZE.pack(len(body)) + body)
     await writer.drain()
 
 
-async def _receive(reader: asyncio.StreamReader) -> Any:
+async def _receive(reader: asyncio.StreamReader) -> bytes:
     size = _SIZE.unpack(await reader.readexactly(_SIZE.size))[0]
     if size > FRAME_BYTES_MAX:
         raise EOFError(f"a frame of {size} bytes")
-    return pickle.loads(await reader.readexactly(size))  # noqa: S301 - from this user's own process, see `_peer`
+    return await reader.readexactly(size)
 
 
 def _peer(writer: asyncio.StreamWriter) -> int:
     """The user at the other end, as the kernel knows it."""
     connection = writer.get_extra_info("socket")
     return int(_PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1])
-
-
-def _told(error: HansaError) -> tuple[str, dict[str, Any]]:
-    return type(error).__name__, dict(error.__dict__)
-
-
-def _rebuilt(name: str, state: dict[str, Any]) -> HansaError:
-    """An error as it was, whatever its constructor asks for."""
-    kind = getattr(errors, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, HansaError)):
-        kind = Bug
-    error: HansaError = kind.__new__(kind)
-    Exception.__init__(error, state.get("message", ""))
-    error.__dict__.update(state)
-    return error
