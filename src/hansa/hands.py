@@ -1,7 +1,7 @@
-"""Which control processes of a data folder live: whoever is gone gives back at once what he had in his hand.
+"""Which processes of a data folder live: whoever is gone gives back at once what he had in his hand.
 
-Each holds the lock of a file of its own in `DIR/hands`, and its leases carry the file's name. A lock that can be taken
-is a dead process's: the kernel says so, no clock does. Processes elsewhere wait until the lease runs out.
+Each holds the lock of a file of its own in `DIR/hands`; its leases and its claims carry the file's name. A lock that can
+be taken is a dead process's: the kernel says so, no clock does. Processes elsewhere wait until lease and claim run out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from hansa.errors import Retry
+from hansa.store.port import Release
 from hansa.store.store import SqlStore
 
 log = structlog.get_logger("hansa")
@@ -47,12 +48,16 @@ class Hands:
     async def watch(self) -> None:
         """For ever: gives back what the dead have."""
         while True:
-            for file in [f for f in self.folder.iterdir() if f != self._own and not f.name.startswith(".")]:
-                try:
-                    await self._bury(file)
-                except Retry as retry:  # the store is away: later
-                    log.warning("hands", message=retry.message)
+            try:
+                await self.look()
+            except Retry as retry:  # the store is away: later
+                log.warning("hands", message=retry.message)
             await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Once. Raises Retry when the store is away."""
+        for file in [f for f in self.folder.iterdir() if f != self._own and not f.name.startswith(".")]:
+            await self._bury(file)
 
     async def _bury(self, file: Path) -> None:
         try:
@@ -62,12 +67,17 @@ class Hands:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             count = await self.store.release(f"{file.name}.")
+            await self.store.commit(Release(file.name), by="/hansa/hands")
             file.unlink(missing_ok=True)
             log.info("hands", message="took up what a dead process had in hand", keys=count)
         except BlockingIOError:
             pass  # it lives
         finally:
             os.close(handle)
+
+    @property
+    def name(self) -> str:
+        return self._own.name if self._own is not None else ""
 
     def leave(self) -> None:
         if self._own is not None:

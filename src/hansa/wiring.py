@@ -55,6 +55,7 @@ from hansa.kinds.resource import AnyResource, Document
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
+from hansa.samefleet import SameFleet, digest_of, named_here
 from hansa.sealing import Sealer
 from hansa.store.open import is_postgres, open_store
 from hansa.store.port import Birth, Claim, Query, Release, Reserve, Store, Wake, Write
@@ -98,6 +99,7 @@ class Cloud:
     metrics: Metrics
     hosting: Hosting | None = None  # None: the engines are in this process
     hands: Hands | None = None  # None: no other process has any
+    same_fleet: SameFleet | None = None  # None: no other process is on this store
     close_engines: Callable[[], None] = lambda: None
     close_passwords: Callable[[], None] = lambda: None
 
@@ -130,6 +132,9 @@ class Cloud:
     async def close(self) -> None:
         if self.hosting is not None:
             await self.hosting.close()
+        if self.same_fleet is not None:
+            with contextlib.suppress(Retry):  # it runs out
+                await self.same_fleet.leave()
         if self.hands is not None:
             self.hands.leave()
         self.close_engines()
@@ -259,6 +264,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
 
     hosting: Hosting | None = None
     hands: Hands | None = None
+    same_fleet: SameFleet | None = None
     engines: Engines
     close: Callable[[], None] = _nothing
     if settings.role == "all" and not is_postgres(settings.store_at):
@@ -271,15 +277,20 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         engines = hosting = Hosting(data, others, build, partial(wake_machines, store))
         if settings.role != "api":
             await own_hosts(store, identity, data, take=settings.take_hosts)
-            hands = Hands.enter(data, store, ids.token()[:16])
+        hands = Hands.enter(data, store, ids.token()[:16])
+        await hands.look()
+        digest = digest_of(fleet, stand_ins=settings.stand_ins)
+        same_fleet = SameFleet(store, clock, hands.name, digest, named_here(data, settings.fleet))
     async with starting(data):
+        if same_fleet is not None:
+            await same_fleet.enter()
         cloud = await assemble(
             store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
             kept=read_environment(data), metrics=metrics,
         )  # fmt: skip
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
-    cloud.close_engines, cloud.hosting, cloud.hands = close, hosting, hands
+    cloud.close_engines, cloud.hosting, cloud.hands, cloud.same_fleet = close, hosting, hands, same_fleet
     return cloud
 
 

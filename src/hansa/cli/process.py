@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -60,6 +59,8 @@ async def serve(settings: Any, listener: socket.socket | None) -> None:
             await asyncio.sleep(0.01)
     if settings.role != "api":
         working.add(asyncio.create_task(cloud.serve_loop()))
+    if cloud.same_fleet is not None:
+        beside.add(asyncio.create_task(cloud.same_fleet.keep()))
     gc.collect()
     gc.freeze()
     _say_ready(settings, url)
@@ -70,10 +71,9 @@ async def serve(settings: Any, listener: socket.socket | None) -> None:
     await asyncio.wait(working, timeout=END_S)
     for task in beside:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await asyncio.wait(beside, timeout=END_S)
     await cloud.close()
-    for task in working:
+    for task in (*working, *beside):
         if task.done() and not task.cancelled() and (broken := task.exception()) is not None:
             raise broken
     click.echo("stopped; machines go on running")
@@ -85,6 +85,13 @@ def _say_ready(settings: Any, url: str) -> None:
     sys.stdout.flush()
 
 
+def _as_json(line: dict[str, Any], **_more: Any) -> str:
+    """A line of the log. What JSON has no word for stands there as Python writes it."""
+    import orjson
+
+    return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
 def logging_on() -> None:
     """To standard error: for people on a terminal, as JSON elsewhere. Standard output says only `ready`."""
     import logging
@@ -93,7 +100,11 @@ def logging_on() -> None:
 
     person = sys.stderr.isatty() or os.environ.get("HANSA_LOG_FORM") == "console"
     colours = person and not os.environ.get("NO_COLOR")
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=colours) if person else structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=colours)
+        if person
+        else structlog.processors.JSONRenderer(serializer=_as_json)
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -104,6 +115,7 @@ def logging_on() -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
     )
 
     class Through(logging.Handler):
