@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from hansa.api import audit as module
 from hansa.api.audit import REFUSALS_MAX
+from hansa.clock import Clock
 from hansa.errors import Retry
+from hansa.store.port import Append
 
 from .conftest import Talk
 from .people import IAM, somebody, with_roles
@@ -16,6 +19,15 @@ from .people import IAM, somebody, with_roles
 pytestmark = pytest.mark.anyio
 BLANK = {"diskSize": {"amount": 1, "unit": "GB"}, "placement": {"zone": "a"}}
 RECORDS = "/audit/v1/projects/demo/records"
+
+
+@dataclass(frozen=True)
+class Later:
+    clock: Clock
+    by_s: float
+
+    def now(self) -> float:
+        return self.clock.now() + self.by_s
 
 
 async def found(talk: Talk, path: str = RECORDS, **query: Any) -> list[dict[str, Any]]:
@@ -99,18 +111,57 @@ async def test_what_is_missing_or_in_the_way_is_no_refusal(talk: Talk) -> None:
     assert await found(talk, outcome="refused") == []
 
 
-async def test_refusals_of_one_caller_are_limited_and_the_rest_counted(talk: Talk, cloud: Any) -> None:
-    _, viewer = await with_roles(cloud, talk, "computeViewer")
-    for _ in range(REFUSALS_MAX + 7):
+async def test_a_repeated_refusal_is_recorded_once_a_minute_and_counted_where_it_was_aimed(
+    talk: Talk, cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, viewer = await with_roles(cloud, talk, "computeViewer")
+    for _ in range(8):
         assert (await viewer.call("DELETE", talk.at("disks/x"))).status_code == 403
-    assert len(await found(talk, outcome="refused")) == REFUSALS_MAX
-    who = next(iter(w for w in cloud.api.audit._refusals if w.startswith("/iam/users/")))
-    cloud.api.audit._refusals[who].began_at -= module.WINDOW_S
+    assert len(await found(talk, outcome="refused")) == 1
+    home = f"/audit/v1/organizations/{cloud.credentials.organization}/records"
+    assert (await found(talk, home, outcome="unauthenticated"))[0]["counts"] == {f"refused /iam/users/{uid}": 7}
+    monkeypatch.setattr(cloud.api.audit, "clock", Later(cloud.api.audit.clock, module.WINDOW_S))
     assert (await viewer.call("DELETE", talk.at("disks/x"))).status_code == 403
-    counted = await found(
-        talk, f"/audit/v1/organizations/{cloud.credentials.organization}/records", outcome="unauthenticated"
-    )
-    assert counted[0]["counts"] == {f"refused {who}": 7}
+    assert len(await found(talk, outcome="refused")) == 2
+
+
+async def test_different_refusals_of_one_caller_are_limited_and_the_rest_counted(talk: Talk, cloud: Any) -> None:
+    uid, viewer = await with_roles(cloud, talk, "computeViewer")
+    answers = [await viewer.call("DELETE", talk.at(f"disks/x{n}")) for n in range(REFUSALS_MAX + 7)]
+    assert {a.status_code for a in answers} == {403}
+    assert len(await found(talk, outcome="refused")) == REFUSALS_MAX
+    assert sum("details" in a.json() for a in answers) == REFUSALS_MAX, "no id leads nowhere"
+    home = f"/audit/v1/organizations/{cloud.credentials.organization}/records"
+    assert (await found(talk, home, outcome="unauthenticated"))[0]["counts"] == {f"refused /iam/users/{uid}": 7}
+
+
+async def test_a_write_and_its_verdict_are_one_record_with_one_id(talk: Talk, cloud: Any) -> None:
+    before = {e.id for e in await cloud.store.records("audit", limit=1000)}
+    made = await talk.call("POST", talk.at("disks"), {"metadata": {"id": "data"}, "spec": BLANK})
+    fresh = [e for e in await cloud.store.records("audit", limit=1000) if e.id not in before]
+    assert [e.id for e in fresh] == [made.headers["x-decision-id"]]
+    assert await cloud.store.records("verdicts") == []
+    record = (await found(talk, kind="Disk"))[0]
+    assert record["id"] == fresh[0].id and record["rule"] and record["verb"] == "create"
+
+
+async def test_only_what_was_decided_about_a_write_is_a_decision(talk: Talk, cloud: Any) -> None:
+    _, viewer = await with_roles(cloud, talk, "computeViewer")
+    refused = await viewer.call("GET", f"{IAM}/projects/demo/roleBindings")
+    assert refused.status_code == 403 and "details" not in refused.json()
+    record = (await found(talk, outcome="refused"))[0]
+    assert record["request"] == refused.headers["x-request-id"] and "rule" not in record
+    assert (await viewer.call("GET", f"/decisions/v1/{record['id']}")).status_code == 404
+
+
+async def test_verdicts_of_an_older_store_are_still_found(talk: Talk, stranger: Talk, cloud: Any) -> None:
+    ref = "/compute/projects/demo/regions/se-sto/disks/old"
+    body = {"verdict": "refused", "act": "create", "ref": ref, "by": "/iam/users/gone", "rule": "QuotaExceeded",
+            "reasons": ["compute.disks: limit 0"], "request": "r", "quota": {"of": "projects/demo", "limit": 0}}  # fmt: skip
+    await cloud.store.commit(Append("verdicts", "an-old-one", "", body))
+    shown = await talk.read("/decisions/v1/an-old-one")
+    assert shown["type"] == "verdict" and shown.items() >= body.items() and shown["help"]
+    assert (await stranger.call("GET", "/decisions/v1/an-old-one")).status_code == 404
 
 
 async def test_calls_of_nobody_are_counted_not_written_one_by_one(talk: Talk, cloud: Any) -> None:

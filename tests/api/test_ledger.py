@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hansa.api import decisions
+from hansa.api import audit
 
 from .conftest import Talk, ready_of
 from .test_flows import ref
@@ -151,7 +151,7 @@ async def test_whom_a_role_refuses_may_read_why(talk: Talk, stranger: Talk, clou
 async def test_who_is_refused_all_the_time_fills_nothing(
     stranger: Talk, cloud: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decisions, "REFUSALS_MAX", 5)
+    monkeypatch.setattr(audit, "REFUSALS_MAX", 5)
     path = "/compute/v1beta2/projects/demo/regions/se-sto/disks"
 
     async def refused(number: int) -> bool:
@@ -160,13 +160,13 @@ async def test_who_is_refused_all_the_time_fills_nothing(
         return "details" in answer.json()
 
     def kept(rows: list[Any]) -> int:
-        return sum(e.body["verdict"] == "refused" for e in rows)
+        return sum(e.body["outcome"] == "refused" for e in rows)
 
-    before = kept(await cloud.store.records("verdicts", limit=1000))
+    before = kept(await cloud.store.records("audit", limit=1000))
     assert sum([await refused(n) for n in range(3)] + [await refused(n % 3) for n in range(9)]) >= 3
     for n in range(20):
         await refused(n)
-    assert kept(await cloud.store.records("verdicts", limit=1000)) - before <= 5
+    assert kept(await cloud.store.records("audit", limit=1000)) - before <= 5
 
 
 async def test_a_placement_is_found_by_its_id(talk: Talk) -> None:

@@ -245,18 +245,20 @@ class Gate:
         homes = user.spec.get("organizations", []) if user is not None else []
         return any([await self.may(caller, Act.UPDATE, Organization, Key("Organization", "", o)) for o in homes])
 
-    async def allow_create(self, caller: Caller, kind: type[AnyResource], key: Key, organization: str = "") -> Verdict:
-        """Admission of a new object: roles, then the territory of its region."""
+    async def allow_create(
+        self, caller: Caller, kind: type[AnyResource], key: Key, organization: str = ""
+    ) -> tuple[Verdict, Subject]:
+        """Admission of a new object: roles, then the territory of its region. Raises as `allow`."""
         subject = await self.subject(kind, key)
         if kind is Project:
-            subject = replace(subject, organization=organization, project="")
+            subject = replace(subject, organization=organization, project="")  # asked of who is to own it
         rules = Rules()
         if key.region is not None:
             subject = replace(subject, territory=await self._territory(key.region))
             rules = await self.rules(subject)
         verdict = decide(caller, Act.CREATE, subject, rules)
         self.refuse(verdict, subject)
-        return verdict
+        return verdict, replace(subject, project=key.name) if kind is Project else subject
 
     async def rules(self, subject: Subject) -> Rules:
         """The written rules of a project and of the organisation that owns it."""

@@ -41,7 +41,6 @@ from hansa.units import BODY_BYTES_MAX
 log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
-ACTS = {"POST": "create", "PATCH": "update", "DELETE": "delete"}
 REALM = "evroc-customer"
 OWN_ROUTES = ("realms", "openapi.json", "explain", "events")
 NO_STORE = (b"cache-control", b"no-store")
@@ -89,7 +88,7 @@ class Api:
     def __post_init__(self) -> None:
         it = self.resources
         self.usage = Usage(it.store, it.gate, it.clock)
-        self.decisions = Decisions(it.store, it.gate, it.clock, it.ids)
+        self.decisions = Decisions(it.store, it.gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -163,7 +162,7 @@ class Api:
         try:
             return await self._asked(request, parts, asking, query)
         except REFUSED as error:
-            await self.audit.refused(caller, number, request.method, parts, error)
+            await self.audit.refused(caller, number, request.method, parts, asking.notes.key, error)
             raise
 
     async def _asked(
@@ -188,14 +187,7 @@ class Api:
             return _json(200, await self.decisions.find(asking.caller, parts[2]))
         route = resolve(parts)
         request.scope["route"] = route.template
-        try:
-            said = await self._resource(request, route, asking, query)
-        except HansaError as error:
-            if request.method != "GET":
-                act = route.verb or ACTS.get(request.method, request.method.lower())
-                key = asking.notes.key or route.key
-                await self.decisions.refused(asking.caller, act, route.kind, key, asking.request, error)
-            raise
+        said = await self._resource(request, route, asking, query)
         return said if isinstance(said, StreamingResponse) else _decided(said, asking)
 
     # -- what needs no caller ---------------------------------------------------------------

@@ -1,14 +1,16 @@
-"""The audit: who did what, and who was refused, kept for ever and read back with a filter.
+"""The audit: who did what, by which rule, and who was refused; kept for ever and read back with a filter.
 
-A write's record is appended in the commit of the write. A refusal (403, and the 404 that hides) is appended by
-itself, so many a minute of one caller and the rest as a number: a record costs a flush of the disk. Calls of
-nobody in particular (401, wrong passwords) are only counted, once a minute. A record holds names, verbs and
-outcomes, never a body: what is secret cannot stand in it.
+A write has one record, appended in the commit of the write. A refusal (403, and the 404 that hides) is appended by
+itself when it is new: the same one within a minute is the same record, a caller gets so many different ones a minute,
+and the rest is a number, since each costs a flush of the disk. Calls of nobody in particular (401, wrong passwords)
+are only counted. A record holds names, verbs and outcomes, never a body: what is secret cannot stand in it.
+
+A record with a `rule` is the verdict on a write as well, found by its id: see `hansa.api.decisions`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 import structlog
@@ -20,28 +22,29 @@ from hansa.clock import Clock, Ids
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Forbidden, Full, HansaError, Hidden, Invalid, NotFound, Retry, Unbuilt
 from hansa.kinds.iam import Organization, Project
-from hansa.kinds.resource import AnyResource, Document, Key, ref_of
+from hansa.kinds.resource import Document, Key, ref_of
 from hansa.policy.access import AUDIT
-from hansa.policy.verdict import Act, Caller
+from hansa.policy.verdict import Act, Caller, Subject
 from hansa.store.port import Append, Entry, Store
 
 log = structlog.get_logger("hansa.audit")
 STREAM = "audit"
 WINDOW_S = 60.0
-REFUSALS_MAX = 30  # of one caller in a window that get a record each
-CALLERS_MAX = 1024  # that are remembered
+REFUSALS_MAX = 30  # different ones of one caller in a window that get a record
+CALLERS_MAX = 1024  # that are remembered, and that are counted one by one
 PAGE = 500
 SCANNED_MAX = 5000  # records that one request looks through
-WHY_LENGTH_MAX = 300
+WHY_LENGTH_MAX = 1000
 FILTERS = ("who", "kind", "verb", "outcome", "request", "name")
 METHODS = {"GET": "read", "POST": "create", "PATCH": "update", "DELETE": "delete"}
 
 
 def done(
     id: str, caller: Caller, request: str, verb: str, kind: str, ref: str, *, organization: str, project: str = "",
-    uid: str = "",
+    uid: str = "", rule: str = "",
 ) -> Append:  # fmt: skip
-    """The record of a write, for its own commit. `organization`: whose audit it stands in."""
+    """The record of a write, for its own commit. `organization`: whose audit it stands in. `rule`: what let it
+    through, where that was a verdict on an object."""
     body = {
         "who": caller.ref,
         "verb": verb,
@@ -54,25 +57,40 @@ def done(
         "outcome": "done",
         "request": request,
     }
+    if rule:
+        body["rule"] = rule
     return Append(STREAM, id, organization, body)
 
 
-async def write_record(
-    gate: Gate, ids: Ids, caller: Caller, request: str, verb: str, kind: type[AnyResource], key: Key, *, uid: str = "",
-    organization: str = "",
-) -> Append:  # fmt: skip
-    """`done` for an object of a kind; its organisation is looked up where it is not given."""
-    subject = await gate.subject(kind, key)
+def write_record(
+    id: str, subject: Subject, caller: Caller, request: str, verb: str, *, uid: str = "", rule: str = ""
+) -> Append:
+    """`done` for what a gate was asked about."""
     return done(
-        ids.uid(), caller, request, verb, kind.kind, ref_of(kind, key), uid=uid,
-        organization=organization or subject.organization, project=subject.project,
+        id, caller, request, verb, subject.kind, subject.ref, uid=uid, rule=rule, organization=subject.organization,
+        project=subject.project,
     )  # fmt: skip
 
 
 @dataclass(slots=True)
-class _Window:
-    began_at: float
-    count: int = 0
+class _Refusal:
+    """One that has its record, for as long as it is the same."""
+
+    at: float
+    what: str
+    id: str
+    organization: str = ""  # whose audit it stands in, once that is known
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """What a refused call was about, as far as its path names something."""
+
+    verb: str
+    kind: str
+    ref: str
+    key: Key | None
+    decided: bool  # it would have written an object: its record is a verdict
 
 
 @dataclass(slots=True)
@@ -84,51 +102,74 @@ class Audit:
     clock: Clock
     ids: Ids
     home: str
-    _refusals: OrderedDict[str, _Window] = field(default_factory=OrderedDict)
-    _nobody: Counter[str] = field(default_factory=Counter)
+    _refusals: OrderedDict[str, deque[_Refusal]] = field(default_factory=OrderedDict)
+    _counted: dict[str, Counter[str]] = field(default_factory=dict)  # by whose audit they stand in
     _since: float = 0.0
 
     # -- writing ----------------------------------------------------------------------------
 
-    async def refused(self, caller: Caller, request: str, method: str, parts: list[str], error: HansaError) -> None:
-        """Records a refusal, or counts it. Never raises for a store that does not answer: the refusal stands."""
-        window = self._window(caller.ref)
-        window.count += 1
-        if window.count > REFUSALS_MAX:
-            return
-        verb, kind, ref, key = _named(method, parts)
-        try:
-            project, organization = await self._place(key, kind)
-            body: Document = {
-                "who": caller.ref,
-                "verb": verb,
-                "kind": kind,
-                "name": ref.rpartition("/")[2],
-                "ref": ref,
-                "project": project,
-                "organization": organization,
-                "outcome": "refused",
-                "status": error.status,
-                "reason": error.reason,
-                "why": error.message[:WHY_LENGTH_MAX],
-                "request": request,
-            }
-            await self.store.commit(Append(STREAM, self.ids.uid(), organization, body), by=caller.ref, request=request)
-        except Retry as failed:
-            log.warning("a refusal has no record", request=request, who=caller.ref, detail=failed.detail)
+    async def refused(
+        self, caller: Caller, request: str, method: str, parts: list[str], key: Key | None, error: HansaError
+    ) -> None:
+        """Records a refusal, or counts it, and names its record in the error of a write. Never raises for a store
+        that does not answer: the refusal stands. `key`: the object, where the path alone does not name it."""
+        aim = _aim(method, parts, key)
+        what = f"{aim.verb} {aim.ref} {error.reason} {error.message}"
+        mine = self._recent(caller.ref)
+        kept = next((one for one in mine if one.what == what), None)
+        if kept is not None or len(mine) >= REFUSALS_MAX:
+            await self._count(kept.organization if kept else self.home, f"refused {caller.ref}")
+        else:
+            kept = await self._recorded(caller, request, aim, what, error)
+        if kept is not None and aim.decided:
+            error.details["decision"] = kept.id
 
-    def _window(self, who: str) -> _Window:
-        """The caller's minute. What went unrecorded in the one before is counted."""
-        now, window = self.clock.now(), self._refusals.get(who)
-        if window is None or not 0 <= now - window.began_at < WINDOW_S:
-            if window is not None and window.count > REFUSALS_MAX:
-                self._since = self._since if self._nobody else window.began_at
-                self._nobody[f"refused {who}"] += window.count - REFUSALS_MAX
-            window = self._refusals[who] = _Window(now)
+    def _recent(self, who: str) -> deque[_Refusal]:
+        """The caller's refusals of the last minute that have a record."""
+        now, mine = self.clock.now(), self._refusals.setdefault(who, deque())
         self._refusals.move_to_end(who)
         while len(self._refusals) > CALLERS_MAX:
             self._refusals.popitem(last=False)
-        return window
+        while mine and not 0 <= now - mine[0].at < WINDOW_S:
+            mine.popleft()
+        return mine
+
+    async def _recorded(self, caller: Caller, request: str, aim: _Aim, what: str, error: HansaError) -> _Refusal | None:
+        """None when the store does not take it."""
+        mine, fresh = self._refusals[caller.ref], _Refusal(self.clock.now(), what, self.ids.uid())
+        mine.append(fresh)  # before anything is waited for: of many at once one writes
+        try:
+            body = await self._body(caller, request, aim, error)
+            fresh.organization = body["organization"]
+            append = Append(STREAM, fresh.id, fresh.organization, body)
+            await self.store.commit(append, by=caller.ref, request=request)
+        except Retry as failed:
+            mine.remove(fresh)
+            log.warning("a refusal has no record", request=request, who=caller.ref, detail=failed.detail)
+            return None
+        return fresh
+
+    async def _body(self, caller: Caller, request: str, aim: _Aim, error: HansaError) -> Document:
+        project, organization = await self._place(aim.key, aim.kind)
+        body: Document = {
+            "who": caller.ref,
+            "verb": aim.verb,
+            "kind": aim.kind,
+            "name": aim.ref.rpartition("/")[2],
+            "ref": aim.ref,
+            "project": project,
+            "organization": organization,
+            "outcome": "refused",
+            "status": error.status,
+            "reason": error.reason,
+            "why": error.message[:WHY_LENGTH_MAX],
+            "request": request,
+        }
+        if aim.decided:
+            body["rule"] = error.reason
+        if isinstance(error, Full) and error.details:
+            body["quota"] = dict(error.details)
+        return body
 
     async def _place(self, key: Key | None, kind: str) -> tuple[str, str]:
         project = (key.name if kind == Project.kind else key.project or "") if key is not None else ""
@@ -137,36 +178,49 @@ class Audit:
         return project, organization or self.home
 
     async def unauthenticated(self, what: str) -> None:
-        """Counts a call of nobody; writes the count of the last minute when that is over."""
+        """Counts a call of nobody."""
+        await self._count(self.home, what)
+
+    async def _count(self, organization: str, what: str) -> None:
+        """One more; writes the counts of the last minute when that is over."""
         now = self.clock.now()
-        if self._nobody and not 0 <= now - self._since < WINDOW_S:
+        if self._counted and not 0 <= now - self._since < WINDOW_S:
             await self.flush()
-        if not self._nobody:
+        if not self._counted:
             self._since = now
-        self._nobody[what] += 1
+        counter = self._counted.setdefault(organization or self.home, Counter())
+        counter[what if what in counter or len(counter) < CALLERS_MAX else "others"] += 1
 
     async def flush(self) -> None:
         """Writes what was counted. Kept when the store does not answer."""
-        counted, self._nobody = self._nobody, Counter()
+        counted, self._counted = self._counted, {}
         if not counted:
             return
-        body: Document = {
+        appends = [
+            Append(STREAM, self.ids.uid(), organization, self._sum(organization, counter))
+            for organization, counter in counted.items()
+        ]
+        try:
+            await self.store.commit(*appends, by="/hansa/audit")
+        except Retry as failed:
+            for organization, counter in self._counted.items():
+                counted.setdefault(organization, Counter()).update(counter)
+            self._counted = counted
+            log.warning("calls are counted, not written yet", detail=failed.detail)
+
+    def _sum(self, organization: str, counter: Counter[str]) -> Document:
+        return {
             "who": "",
             "verb": "authenticate",
             "kind": "",
             "name": "",
             "ref": "",
-            "organization": self.home,
+            "organization": organization,
             "outcome": "unauthenticated",
             "since": rfc3339(self._since),
-            "counts": dict(counted),
-            "count": counted.total(),
+            "counts": dict(counter),
+            "count": counter.total(),
         }
-        try:
-            await self.store.commit(Append(STREAM, self.ids.uid(), self.home, body), by="/hansa/audit")
-        except Retry as failed:
-            self._nobody = counted + self._nobody
-            log.warning("calls of nobody are counted, not written yet", detail=failed.detail)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -199,16 +253,15 @@ class Audit:
         return {"items": items, "continue": f"{before!r}_{below}"}
 
 
-def _named(method: str, parts: list[str]) -> tuple[str, str, str, Key | None]:
-    """Verb, kind, reference and key of what a path names, as far as it names something."""
+def _aim(method: str, parts: list[str], key: Key | None) -> _Aim:
     try:
         route = resolve(parts)
     except (NotFound, Unbuilt):
         verb = parts[-1] if method == "POST" else METHODS.get(method, method.lower())
         path = "/".join(parts[:1] + parts[2:])
-        return verb, "", f"/{path}"[:512], _scope_in(parts)
-    verb = route.verb or METHODS.get(method, method.lower())
-    return verb, route.kind.kind, ref_of(route.kind, route.key), route.key
+        return _Aim(verb, "", f"/{path}"[:512], _scope_in(parts), decided=False)
+    verb, key = route.verb or METHODS.get(method, method.lower()), key or route.key
+    return _Aim(verb, route.kind.kind, ref_of(route.kind, key), key, decided=method != "GET")
 
 
 def _scope_in(parts: list[str]) -> Key | None:

@@ -193,9 +193,8 @@ class Consoles:
         claim = Claim("console-tickets", used, until=float(claims["exp"]) + SKEW_S)
         body = {"revision": await store.revision(), "by": caller.ref, "request": request,
                 "kind": it.kind, "id": it.name, "ref": it.ref}  # fmt: skip
-        record = await write_record(
-            self.resources.gate, self.resources.ids, caller, request, "console", type(it), it.key, uid=it.uid
-        )
+        subject = await self.resources.gate.subject(type(it), it.key)
+        record = write_record(self.resources.ids.uid(), subject, caller, request, "console", uid=it.uid)
         writes = (Reserve(self.resources.ids.uid(), (claim,)), Append(STREAM, used, it.uid, body), record)
         try:
             await store.commit(*writes, by=caller.ref, request=request)

@@ -17,7 +17,6 @@ import orjson
 from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.audit import write_record
-from hansa.api.decisions import allowed
 from hansa.api.grants import check_grants, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
@@ -144,7 +143,7 @@ class Resources:
     async def create(self, asking: Asking, kind: type[AnyResource], scope: str, body: Document) -> Document:
         want = asked(kind, scope, body, strict=asking.strict)
         key = asking.notes.key = Key(kind.kind, scope, want.name)
-        verdict = await self.gate.allow_create(
+        verdict, subject = await self.gate.allow_create(
             asking.caller, kind, key, organization=str(want.spec.get("organization", ""))
         )
         to = links(kind, key, want.typed)
@@ -170,13 +169,10 @@ class Resources:
             SetSecret(uid, ".".join(p), self.sealer.seal(v.encode(), f"{uid}/{'.'.join(p)}"))
             for p, v in want.secrets.items()
         ]
-        organization = str(want.spec.get("organization", "")) if kind is Project else ""
-        decided = self.decided(asking, "create", kind, key, uid, verdict.rule)
         writes: builtins.list[Write] = [
-            *self._once(asking, uid, body, now), create, *sealed, *birth.also, decided,
+            *self._once(asking, uid, body, now), create, *sealed, *birth.also,
             *(await first_owner(self.store, self.ids, asking.caller, it, now) if kind is Project else ()),
-            await write_record(self.gate, self.ids, asking.caller, asking.request, "create", kind, key, uid=uid,
-                               organization=organization),
+            self.record(asking, "create", subject, uid, verdict.rule),
         ]  # fmt: skip
         try:
             await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
@@ -188,13 +184,10 @@ class Resources:
         shown = await self.show(asking, kind, await self.store.get(key))
         return {**shown, "status": {**shown["status"], **birth.shown}} if birth.shown else shown
 
-    def decided(
-        self, asking: Asking, act: str, kind: type[AnyResource], key: Key, uid: str, rule: str
-    ) -> Append:  # fmt: skip
-        """The record of the verdict, for the commit of what it allows."""
-        id = self.ids.uid()
-        asking.notes.decision = id
-        return allowed(id, asking.caller, act, kind, key, uid=uid, rule=rule, request=asking.request)
+    def record(self, asking: Asking, verb: str, subject: Subject, uid: str, rule: str) -> Append:
+        """What the audit keeps of a write, the verdict that let it through included: for the commit of the write."""
+        id = asking.notes.decision = self.ids.uid()
+        return write_record(id, subject, asking.caller, asking.request, verb, uid=uid, rule=rule)
 
     async def _refuse_existing(self, key: Key) -> None:
         try:
@@ -237,14 +230,14 @@ class Resources:
         metadata = envelope(kind, key.scope, body)
         if metadata.get("id") not in (None, key.name):
             raise Invalid.field("metadata.id", f'must be "{key.name}" as in the path, given {metadata["id"]!r}')
-        rule = self.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
+        subject = await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
         since = _revision(metadata.get("resourceVersion"))
         for _ in range(PATCH_TRIES):
             stored = await self.stored(key)
             if since is not None and since < stored.user_revision:
                 raise Conflict(f"{key} was changed by a user since resourceVersion {since}: read it again")
             try:
-                return await self._patched(asking, kind, stored, metadata, body, verb, rule)
+                return await self._patched(asking, kind, stored, metadata, body, verb, subject)
             except Conflict as conflict:
                 if since is not None or type(conflict) is not Conflict or stored.deleted_at is not None:
                     raise
@@ -258,7 +251,7 @@ class Resources:
         metadata: Document,
         body: Document,
         verb: str,
-        rule: str,
+        subject: Subject,
     ) -> Document:
         labels = check_labels(metadata["userLabels"]) if "userLabels" in metadata else stored.labels
         spec, typed = self._merged(kind, stored, body.get("spec"), strict=asking.strict)
@@ -286,12 +279,9 @@ class Resources:
             labels=labels if labels != stored.labels else None,
             links=to,
         )
-        record = await write_record(
-            self.gate, self.ids, asking.caller, asking.request, verb, kind, stored.key, uid=stored.uid
-        )
-        decided = self.decided(asking, "update", kind, stored.key, stored.uid, rule)
+        record = self.record(asking, verb, subject, stored.uid, self.rule(asking, Act.UPDATE, subject))
         try:
-            await self.store.commit(update, *also, record, decided, by=asking.caller.ref, request=asking.request)
+            await self.store.commit(update, *also, record, by=asking.caller.ref, request=asking.request)
         except Full as full:
             raise _as_conflict(full) from full
         return await self.show(asking, kind, await self.store.get(stored.key))
@@ -320,19 +310,15 @@ class Resources:
     # -- deleting ---------------------------------------------------------------------------
 
     async def delete(self, asking: Asking, kind: type[AnyResource], key: Key) -> None:
-        rule = self.rule(asking, Act.DELETE, await self.gate.allow(asking.caller, Act.DELETE, kind, key))
+        subject = await self.gate.allow(asking.caller, Act.DELETE, kind, key)
         stored = await self.stored(key)
         admission = self.admissions.get(kind.kind, NOTHING)
         if admission.guard is not None and stored.deleted_at is None:
             await admission.guard(kind(stored))
         if asking.dry_run:
             return
-        record = await write_record(
-            self.gate, self.ids, asking.caller, asking.request, "delete", kind, key, uid=stored.uid
-        )
-        decided = self.decided(asking, "delete", kind, key, stored.uid, rule)
-        writes = (Delete(key, uid=stored.uid), record, decided)
-        await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
+        record = self.record(asking, "delete", subject, stored.uid, self.rule(asking, Act.DELETE, subject))
+        await self.store.commit(Delete(key, uid=stored.uid), record, by=asking.caller.ref, request=asking.request)
 
     def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
         return decide(asking.caller, act, subject, Rules()).rule
