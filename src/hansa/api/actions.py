@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 
 from hansa.api.admission import Gate
-from hansa.api.audit import write_record
 from hansa.api.console import STREAM
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
@@ -51,18 +50,16 @@ class Actions:
         await self.resources.patch(asking, kind, key, {"spec": {"running": running}}, verb=verb)
 
     async def revoke(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
-        rule = self.resources.rule(asking, Act.UPDATE, await self.gate.allow(asking.caller, Act.UPDATE, kind, key))
+        subject = await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
         reason = body.get("reason", "")
         if not isinstance(reason, str) or len(reason) > 1000:
             raise Invalid.field("reason", "must be text of at most 1000 characters")
         stored = await self.resources.stored(key)
         writes = await self.revoke_writes(kind(stored), reason, self.clock.now())
         if writes:
-            record = await write_record(
-                self.gate, self.resources.ids, asking.caller, asking.request, "revoke", kind, key, uid=stored.uid
-            )
-            decided = self.resources.decided(asking, "revoke", kind, key, stored.uid, rule)
-            await self.store.commit(*writes, record, decided, by=asking.caller.ref, request=asking.request)
+            rule = self.resources.rule(asking, Act.UPDATE, subject)
+            record = self.resources.record(asking, "revoke", subject, stored.uid, rule)
+            await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
         return await self.resources.show(asking, kind, await self.store.get(key))
 
     async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
@@ -83,7 +80,7 @@ class Actions:
         return {"items": _in_order(found)[-limit:]}
 
     async def events_in(self, asking: Asking, project: str, after: int | None, limit: int) -> Document:
-        """The latest events of a project, or its changes after a revision.
+        """The latest events of a project, or its changes after a revision; and the revision to go on from.
 
         An opened console changes no object and has no revision of its own: it is among the latest events only.
         Of kinds that the caller may not read there are no events.
@@ -91,20 +88,24 @@ class Actions:
         await self._allow_project(asking, project)
         check_limit(limit)
         scope, organization = f"projects/{project}", await self.gate.organization_of(project)
+        revision = await self.store.revision()  # before the changes: who goes on from it misses none
 
         def seen(event: Document) -> bool:
             subject = Subject(event["kind"], event["id"], project, organization, ref=event["ref"])
             return decide(asking.caller, Act.READ, subject, Rules()).allowed
 
         if after is None:
-            found = [_event(c) for c in await self._recent(scope) if _is_public(c.key)]
+            changes, full = await self._recent(scope), False
+            found = [_event(c) for c in changes if _is_public(c.key)]
             openings = await self.store.records(STREAM, limit=OPENINGS_SEEN)
             found += [_opening(e) for e in openings if f"/{scope}/" in e.body["ref"]]
             found = _in_order([e for e in found if seen(e)])[-limit:]
         else:
             changes = await self.store.changes(after, scope=scope, limit=limit)
+            full = len(changes) == limit  # there may be more, all after the last of them
             found = [e for e in (_event(c) for c in changes if _is_public(c.key)) if seen(e)]
-        return {"items": found, "revision": await self.store.revision()}
+        last = changes[-1].revision if changes else revision
+        return {"items": found, "revision": last if full else max(last, revision)}
 
     async def _allow_project(self, asking: Asking, project: str) -> None:
         """Raises Forbidden for strangers, whether there is such a project or not."""
