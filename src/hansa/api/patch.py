@@ -7,6 +7,7 @@ at here: the caller hands over only `spec` and `metadata.userLabels`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -61,12 +62,17 @@ def prune(model: type[BaseModel], document: Any) -> Any:
     """The document without the fields that its type does not know."""
     if not isinstance(document, dict):
         return document
-    known = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+    known = _known(model)
     return {k: _prune_value(known[k], v) for k, v in document.items() if k in known}
 
 
-def _prune_value(annotation: Any, value: Any) -> Any:
-    inner = _model_inside(annotation)
+@cache
+def _known(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
+    """Its fields as they are called on the wire, each with the model inside."""
+    return {info.alias or name: _model_inside(info.annotation) for name, info in model.model_fields.items()}
+
+
+def _prune_value(inner: type[BaseModel] | None, value: Any) -> Any:
     if inner is None:
         return value
     if isinstance(value, list):
@@ -90,11 +96,11 @@ def unknown_fields(model: type[BaseModel], document: Any, at: str = "spec") -> I
         for i, value in enumerate(document):
             yield from unknown_fields(model, value, f"{at}[{i}]")
     elif isinstance(document, dict):
-        known = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+        known = _known(model)
         for name, value in document.items():
             if name not in known:
                 yield f"{at}.{name}"
-            elif (inner := _model_inside(known[name])) is not None:
+            elif (inner := known[name]) is not None:
                 yield from unknown_fields(inner, value, f"{at}.{name}")
 
 

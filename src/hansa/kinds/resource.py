@@ -6,6 +6,7 @@ spec is the user's own document, letter for letter; the models are a reading of 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
@@ -217,7 +218,7 @@ class Resource(Generic[S, T]):
         """The user's document with the defaults that clients expect to read back. Pure."""
         for ruled in ruled_fields(cls.spec_type):
             if ruled.rule is Rule.ECHOED and len(ruled.path) == 1 and document.get(ruled.path[0]) is None:
-                document = {**document, ruled.path[0]: ruled.default}
+                document = {**document, ruled.path[0]: deepcopy(ruled.default)}
         return document
 
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, Field
@@ -93,14 +94,19 @@ class FieldRule:
     default: Any
 
 
-def ruled_fields(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[FieldRule]:
-    """Every field with a rule, nested models included (lists are left whole)."""
+@cache
+def ruled_fields(model: type[BaseModel]) -> tuple[FieldRule, ...]:
+    """Every field with a rule, nested models included (lists are left whole). A default is not to be changed."""
+    return tuple(_walk(model, ()))
+
+
+def _walk(model: type[BaseModel], at: tuple[str, ...]) -> Iterator[FieldRule]:
     for name, info in model.model_fields.items():
         path = (*at, info.alias or name)
         if (rule := rule_of(info)) is not None:
             yield FieldRule(path, rule, info.get_default(call_default_factory=True))
         if (inner := model_in(info.annotation)) is not None:
-            yield from ruled_fields(inner, path)
+            yield from _walk(inner, path)
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
@@ -123,10 +129,9 @@ class FoundRef:
 def references(value: Any, at: str = "spec") -> Iterator[FoundRef]:
     """All references in a typed spec, by walking its fields."""
     if isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
+        for name, wire, mark in _marks(type(value)):
             inner = getattr(value, name)
-            path = f"{at}.{info.alias or name}"
-            mark = next((m for m in info.metadata if isinstance(m, RefTo)), None) or _mark_in(info.annotation)
+            path = f"{at}.{wire}"
             if mark is not None:
                 yield from _marked(inner, mark, path)
             else:
@@ -134,6 +139,16 @@ def references(value: Any, at: str = "spec") -> Iterator[FoundRef]:
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
             yield from references(inner, f"{at}[{i}]")
+
+
+@cache
+def _marks(model: type[BaseModel]) -> tuple[tuple[str, str, RefTo | None], ...]:
+    """Its fields: name, name on the wire, and to what the field refers if it does."""
+    return tuple(
+        (name, info.alias or name,
+         next((m for m in info.metadata if isinstance(m, RefTo)), None) or _mark_in(info.annotation))
+        for name, info in model.model_fields.items()
+    )  # fmt: skip
 
 
 def _mark_in(annotation: Any) -> RefTo | None:
