@@ -73,3 +73,21 @@ async def test_one_field_for_a_script(served: Served) -> None:
     code, out, errors = await served.run("get", "vm", "vm", "--field", "status.nothing")
     assert (code, out) == (3, b"") and b"vm/vm has no status.nothing" in errors
     assert (await served.run("get", "snap", "--field", "status.restoreSize"))[:2] == (0, b"")
+
+
+async def test_created_is_said_of_what_is_written_only(served: Served, tmp_path: Path) -> None:
+    """A quota is asked when something is written, not when the files are checked."""
+    names = [disk["metadata"]["id"] for disk in (await served.talk.read(served.talk.at("disks")))["items"]]
+    limit = {"spec": {"quotas": {"compute": {"disks": len(names) + 2}}}}
+    answer = await served.talk.call("PATCH", "/iam/v1beta1/projects/demo", limit)
+    assert answer.status_code == 200, answer.text
+    file = tmp_path / "disks.yaml"
+    spec = "spec: {diskSize: {amount: 1, unit: GB}, placement: {zone: b}}"
+    file.write_text("".join(f"---\nkind: Disk\nmetadata: {{id: more-{n}}}\n{spec}\n" for n in range(4)))
+    code, out, errors = await served.run("apply", "-f", str(file))
+    assert code == 6 and out == b"disk/more-0: created\ndisk/more-1: created\n"
+    assert b"disk/more-2: refused; it and 1 more are not written" in errors and b"limit" in errors
+    found = {disk["metadata"]["id"] for disk in (await served.talk.read(served.talk.at("disks")))["items"]}
+    assert found == {*names, "more-0", "more-1"}
+    code, out, _ = await served.run("apply", "-f", str(file), "--dry-run")
+    assert out.splitlines()[:3] == [b"disk/more-0: unchanged", b"disk/more-1: unchanged", b"disk/more-2: created"]

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hansa.cli.options import client_of, placed
-from hansa.errors import Invalid, NotFound
+from hansa.errors import HansaError, Invalid, NotFound
 from hansa.sdk import names
 
 Document = dict[str, Any]
@@ -91,18 +91,10 @@ def apply_command(files: tuple[str, ...], dry_run: bool, wait: bool, timeout: fl
     """
     from hansa.cli.verbs import _wait
 
-    client = client_of(**place)
-    documents = ordered(read_documents(files))
-    plans = [_plan(_at(client, document), document) for document in documents]
-    fresh = {str(plan.target.name) for plan in plans if plan.lines is None}
-    for plan in plans:
-        _check(plan, fresh)
-    for plan in plans:
-        done = "unchanged" if plan.lines == [] else "created" if plan.lines is None else "changed"
-        click.echo(f"{plan.target}: {done}")
-        for line in plan.lines or ():
-            click.echo(f"  {line}")
+    plans = planned(client_of(**place), files)
     if dry_run:
+        for plan in plans:
+            plan.tell()
         click.echo("dry run: nothing was written")
         return
     _write(sorted(plans, key=lambda plan: (*_rank(plan.document), plan.lines is not None)))
@@ -122,6 +114,19 @@ class Plan:
 
     def patch(self, **query: str) -> None:
         self.client.request("PATCH", self.client.path_of(self.target), {"strict": "true", **query}, self.body)
+
+    def tell(self) -> None:
+        done = "unchanged" if self.lines == [] else "created" if self.lines is None else "changed"
+        click.echo("\n  ".join([f"{self.target}: {done}", *(self.lines or ())]))
+
+
+def planned(client: Any, files: Iterable[str]) -> list[Plan]:
+    """What applying the files would do, in order, all of it checked. Raises what the cloud or the files say against it."""
+    plans = [_plan(_at(client, document), document) for document in ordered(read_documents(files))]
+    fresh = {str(plan.target.name) for plan in plans if plan.lines is None}
+    for plan in plans:
+        _check(plan, fresh)
+    return plans
 
 
 def _at(client: Any, document: Document) -> Any:
@@ -172,19 +177,33 @@ def _named(value: Any, field: str = "") -> Iterator[str]:
 
 
 def _write(plans: Sequence[Plan]) -> None:
-    """One after the other. Security groups that name one another get the rules that do so at the end."""
+    """One after the other, each told of once it is written. Security groups that name one another get the rules that do so
+    at the end. Raises what the first is refused with; what comes after it is not written."""
     unmade = {p.target.name for p in plans if p.lines is None and p.target.known.kind == "SecurityGroup"}
     late = []
-    for plan in plans:
-        if plan.lines is None:
-            unmade -= {plan.target.name}
-            first = without_rules(plan.body, unmade) if plan.target.known.kind == "SecurityGroup" else plan.body
-            plan.client.post(plan.target.known, first, {"strict": "true"})
-            late += [plan] if first != plan.body else []
-        elif plan.lines:
-            plan.patch()
+    for number, plan in enumerate(plans):
+        unmade -= {plan.target.name}
+        try:
+            whole = _written(plan, unmade)
+        except HansaError:
+            left = len(plans) - number
+            click.echo(f"{plan.target}: refused; it and {left - 1} more are not written", err=True)
+            raise
+        plan.tell()
+        late += [] if whole else [plan]
     for plan in late:
         plan.patch()
+
+
+def _written(plan: Plan, unmade: Collection[str | None]) -> bool:
+    """Whether all of it is written: a new group comes without the rules that name what is not made yet."""
+    if plan.lines is not None:
+        if plan.lines:
+            plan.patch()
+        return True
+    first = without_rules(plan.body, unmade) if plan.target.known.kind == "SecurityGroup" else plan.body
+    plan.client.post(plan.target.known, first, {"strict": "true"})
+    return first == plan.body
 
 
 def without_rules(body: Document, groups: Collection[str | None]) -> Document:

@@ -25,15 +25,10 @@ def diff_command(files: tuple[str, ...], **place: Any) -> None:
 
     Exit status 0: nothing would change; 1: something would; above: it cannot be told.
     """
-    from hansa.cli.apply import _at, _check, _plan, ordered, read_documents
+    from hansa.cli.apply import planned
 
     try:
-        client = client_of(**place)
-        documents = ordered(read_documents(files))
-        plans = [_plan(_at(client, document), document) for document in documents]
-        fresh = {str(plan.target.name) for plan in plans if plan.lines is None}
-        for plan in plans:
-            _check(plan, fresh)
+        plans = planned(client_of(**place), files)
     except HansaError as error:
         from hansa.cli.main import exit_code, show_error
 
