@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     disk_overcommit: float = Field(
         50.0, gt=0, le=1000, description="disk promised for each real byte of a zone's hosts, simulated ones too"
     )
+    guests_weight: int = Field(
+        100, ge=1, le=10_000,
+        description="processor share of all guests together when this machine is busy: 100 is what any other group of "
+        "processes has, 50 half of that; where control groups are, from the next start of a guest on",
+    )  # fmt: skip
     network: str = Field(
         "", pattern="^(|namespaces|user-namespaces|userspace)$",
         description="forces a way of making networks instead of the probe's answer",

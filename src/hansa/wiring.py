@@ -211,7 +211,7 @@ def _real(
     store = ImageStore(settings.image_cache)
     run = run_folder(identity)
     run.mkdir(mode=0o711, parents=True, exist_ok=True)
-    site = Site(settings.data.absolute(), run, cloud_id=identity)
+    site = Site(settings.data.absolute(), run, cloud_id=identity, guests_weight=settings.guests_weight)
     allowed = [word.strip() for word in settings.uplink_allowed.split(",") if word.strip()]
     network = LocalNetworks(
         run / "n", cloud_id=identity, mode=settings.network, uplink=settings.uplink, allowed=allowed

@@ -83,6 +83,42 @@ def test_bounds_are_the_guests_and_what_an_emulator_needs() -> None:
     assert first["io"]["blkio.throttle.write_bps_device"].startswith("254:0 ")
 
 
+def test_the_share_of_all_guests_stands_at_the_group_above_all(tmp_path: Path) -> None:
+    assert cgroups.share(100, second=True) == ("cpu.weight", "100")
+    assert cgroups.share(100, second=False) == ("cpu.shares", "1024")  # both are what the kernel begins with
+    assert cgroups.share(50, second=False) == ("cpu.shares", "512")
+    assert cgroups.share(1, second=False) == ("cpu.shares", "10") and cgroups.share(10_000, second=False)[1] == "102400"
+    groups = cgroups.Groups("c", tmp_path, weight=50)
+    first, second, other = tmp_path / "1", tmp_path / "2", tmp_path / "m"
+    for base in (first, second, other):
+        base.mkdir()
+    groups._known = (
+        cgroups._Tree(first, ("cpu",)), cgroups._Tree(second, ("cpu",), second=True), cgroups._Tree(other, ("memory",)),
+    )  # fmt: skip
+    groups.make("u", cgroups.bounds(1, MIB, 0))
+    assert (first / "hansa/cpu.shares").read_text() == "512" and (second / "hansa/cpu.weight").read_text() == "50"
+    assert [p.name for p in (other / "hansa").iterdir()] == ["c"]
+    assert (
+        not (first / "hansa/c/cpu.shares").exists() and (first / "hansa/c/u/cpu.cfs_quota_us").read_text() == "150000"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="groups are made by root")
+@pytest.mark.parametrize("weight", [50, 100])  # in the end what it was: guests of others may be below it
+def test_the_kernel_takes_the_share(tmp_path: Path, weight: int) -> None:
+    cloud = f"t{os.getpid()}"
+    groups = cgroups.Groups(cloud, tmp_path, weight=weight)
+    if "cpu" not in groups.limits:
+        pytest.skip("this host bounds no processors")
+    groups.make("u", cgroups.bounds(1, MIB, 0))
+    try:
+        tree = next(tree for tree in groups._trees() if "cpu" in tree.controllers)
+        name, text = cgroups.share(weight, second=tree.second)
+        assert (tree.base / "hansa" / name).read_text().strip() == text
+    finally:
+        assert groups.remove("u")
+
+
 def test_mounts_of_both_versions_are_found() -> None:
     table = """\
 30 23 0:26 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw,nsdelegate

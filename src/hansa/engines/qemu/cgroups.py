@@ -1,8 +1,9 @@
 """Control groups: what a guest's QEMU may take of the host, held by the kernel.
 
-One group a guest, `hansa/CLOUD/UID`, in the second version of control groups where its controllers are there and may
-be used, else in the hierarchies of the first, else none. Which controllers work is found out once by making a group and
-writing a bound. Everything blocks for less than a millisecond a file.
+One group a guest, `hansa/CLOUD/UID`, and above all of them `hansa`, whose weight is their share beside the host's other
+work: in the second version of control groups where its controllers are there and may be used, else in the hierarchies of
+the first, else none. Which controllers work is found out once by making a group and writing a bound. Everything blocks
+for less than a millisecond a file.
 Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 """
 
@@ -22,6 +23,7 @@ from hansa.units import MIB
 
 CONTROLLERS = ("cpu", "memory", "pids", "io")
 PROCESSES_MAX = 256
+WEIGHT = 100  # of a group that nobody gave another
 
 _FIRST_VERSION = {"cpu": "cpu", "memory": "memory", "pids": "pids", "io": "blkio"}
 _OURS = "hansa"
@@ -66,6 +68,12 @@ def first_version(limits: Bounds, device: str) -> dict[str, dict[str, str]]:
         "pids": {"pids.max": str(PROCESSES_MAX)},
         "io": {f"blkio.throttle.{names[name]}_device": f"{device} {most}" for name, most in _io().items()},
     }
+
+
+def share(weight: int, *, second: bool) -> tuple[str, str]:
+    """The file that holds the weight of a group among its siblings, and what to write. `weight`: 1 … 10,000, as the second
+    version has it; the first counts in 1024 where the second has 100."""
+    return ("cpu.weight", str(weight)) if second else ("cpu.shares", str(max(2, weight * 1024 // WEIGHT)))
 
 
 def mounts(table: str) -> dict[str, Path]:
@@ -117,11 +125,12 @@ class _Tree:
 
 
 class Groups:
-    """The groups of one cloud."""
+    """The groups of one cloud. `weight`: of all guests together, see `share`."""
 
-    def __init__(self, cloud: str, data_dir: Path) -> None:
+    def __init__(self, cloud: str, data_dir: Path, *, weight: int = WEIGHT) -> None:
         self._cloud = cloud
         self._data_dir = data_dir
+        self._weight = weight
         self._known: tuple[_Tree, ...] | None = None
         self._finding = threading.Lock()
 
@@ -135,6 +144,9 @@ class Groups:
         """A group with these bounds, made or changed."""
         for tree in self._trees():
             _bound(tree, tree.group(self._cloud, uid), limits, device_of(self._data_dir))
+            if "cpu" in tree.controllers:
+                name, text = share(self._weight, second=tree.second)
+                (tree.base / _OURS / name).write_text(text)
 
     def take_in(self, uid: str, pid: int) -> None:
         """Move a process with all its threads. It may be in the group already, or be gone."""

@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 
 from hansa.engines.qemu import process, program
-from hansa.engines.qemu.cgroups import Groups
+from hansa.engines.qemu.cgroups import WEIGHT, Groups
 from hansa.engines.qemu.confinement import choose_user, living_users, own_rights
 from hansa.engines.qemu.diskfolder import DiskFolder
 from hansa.engines.qemu.folder import Folders
@@ -26,14 +26,14 @@ STARTS_MAX = 4  # guests that start at the same time: a host that comes back wit
 class Site:
     """What `QemuCompute` and `QemuVolumes` of one cloud share. Its id marks every process, socket and group of it."""
 
-    def __init__(self, data_dir: Path, run_dir: Path, *, cloud_id: str) -> None:
+    def __init__(self, data_dir: Path, run_dir: Path, *, cloud_id: str, guests_weight: int = WEIGHT) -> None:
         self.data_dir = data_dir
         self.cloud = cloud_id
         self.workers = f"{cloud_id}-disks"  # stands in a worker's command line where a guest's has the cloud
         self.rights = own_rights()
         self.folders = Folders(data_dir, run_dir)
         self.disks = DiskFolder(data_dir)
-        self.groups = Groups(cloud_id, data_dir)
+        self.groups = Groups(cloud_id, data_dir, weight=guests_weight)
         self.turn = asyncio.Lock()
         self.starts = asyncio.Semaphore(STARTS_MAX)
         self.growing: set[str] = set()  # disks that this very process grows in a worker
