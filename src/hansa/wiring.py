@@ -41,6 +41,7 @@ from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.driver import QemuCompute
+from hansa.engines.qemu.image_uses import enter
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
 from hansa.engines.shared import SharedEngines
@@ -209,6 +210,10 @@ def _real(
     if settings.accelerator:
         os.environ["HANSA_ACCELERATOR"] = settings.accelerator
     store = ImageStore(settings.image_cache)
+    try:
+        enter(store, identity, settings.data.absolute())
+    except OSError as error:  # a cache that is only read: whoever cleans it up asks its owner
+        log.warning("images", message="this cloud cannot be named in the image cache", detail=str(error))
     run = run_folder(identity)
     run.mkdir(mode=0o711, parents=True, exist_ok=True)
     site = Site(settings.data.absolute(), run, cloud_id=identity, guests_weight=settings.guests_weight)

@@ -140,7 +140,8 @@ class ImageStore:
     def held(self) -> list[Image]:
         """Every image in the cache, the superseded ones too."""
         folders = sorted(self.cache.iterdir()) if self.cache.is_dir() else []
-        found = (image_in(folder) for folder in folders if folder.is_dir() and not folder.is_symlink())
+        own = (f for f in folders if f.is_dir() and not f.is_symlink() and not f.name.startswith("."))
+        found = (image_in(folder) for folder in own)
         return [image for image in found if image]
 
     def ensure(self, family: str) -> Image | Building | Unavailable:
@@ -200,6 +201,12 @@ class ImageStore:
                 raise
             report(1.0, "built", "done")
             return image
+
+    @contextlib.contextmanager
+    def held_still(self, family: str) -> Iterator[None]:
+        """Nobody builds an image of `family` meanwhile. Raises BlockingIOError while somebody does."""
+        with _locked(self._lock(family)):
+            yield
 
     def _build(self, family: str, report: Report) -> Image:
         for leftover in self.cache.glob(f".build-{family}-*"):
