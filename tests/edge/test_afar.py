@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -134,15 +136,44 @@ async def test_without_the_authority_nothing_is_sent(front: Front, tmp_path: Pat
         await beside(lambda: work({"HANSA_CA_FILE": str(tmp_path / "hansa.db")}))
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
-async def test_curl_trusts_what_the_environment_names(front: Front, tmp_path: Path) -> None:
-    def work(extra: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        base = {"PATH": os.environ["PATH"]}
-        words = ["curl", "-sS", "--noproxy", "*", "--max-time", "10", front.url + "/openapi.json", "-o", os.devnull]
-        return subprocess.run([*words, "-w", "%{http_code}"], env={**base, **extra}, capture_output=True, text=True)
+GO = """
+package main
+import ("net/http"; "os"; "fmt")
+func main() {
+    answer, err := http.Get(os.Getenv("HANSA_API_URL") + "/openapi.json")
+    if err != nil { fmt.Fprintln(os.Stderr, err); os.Exit(1) }
+    fmt.Println(answer.StatusCode)
+}
+"""
+URL = "os.environ['HANSA_API_URL'] + '/openapi.json'"
+OTHERS = {  # programs that print 200
+    "python": [sys.executable, "-c", f"import os, urllib.request as u; print(u.urlopen({URL}).status)"],
+    "httpx2": [sys.executable, "-c", f"import os, httpx2; print(httpx2.get({URL}).status_code)"],
+    "requests": [sys.executable, "-c", f"import os, requests; print(requests.get({URL}).status_code)"],
+    "curl": ["curl", "-sS", "-o", os.devnull, "-w", "%{http_code}\n", "$HANSA_API_URL/openapi.json"],
+    "node": ["node", "-e", "fetch(process.env.HANSA_API_URL + '/openapi.json').then(a => console.log(a.status))"],
+    "go": ["go", "run", "main.go"],
+}
 
-    assert (await beside(lambda: work(front.trust))).stdout == "200"
-    assert (await beside(lambda: work({}))).returncode == 60  # it does not know the authority
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_others_trust_what_the_environment_names(front: Front, tmp_path: Path, name: str) -> None:
+    """Programs that know nothing of us, in a shell that sourced `hansa.env`, as `docs/how-to/tls.md` says."""
+    words = OTHERS[name]
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"there is no {words[0]} here")
+    (tmp_path / "main.go").write_text(GO)
+    said = " ".join(f'"{word}"' if "$HANSA" in word else shlex.quote(word) for word in words)
+
+    def work(before: str) -> subprocess.CompletedProcess[str]:
+        kept = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "NO_PROXY": "*"}
+        script = f". ./hansa.env; {before} exec {said}"
+        return subprocess.run(["sh", "-c", script], env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    ran = await asyncio.to_thread(work, "")
+    assert ran.stdout == "200\n", ran.stderr
+    ran = await asyncio.to_thread(work, f"unset {' '.join(front.trust)};")
+    assert ran.returncode != 0 and "certificate" in ran.stderr, ran.stderr  # it does not know the authority
 
 
 def test_half_a_pair_is_refused(tmp_path: Path) -> None:

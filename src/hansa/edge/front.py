@@ -67,6 +67,8 @@ def front_of(settings: Settings, listener: socket.socket, clock: Clock) -> Front
 
 
 def _trust(ca: Path, folder: Path) -> Trust:
-    """For our own clients the authority alone; for those that know one file for all servers, the system's too."""
-    bundle = str((folder / authority.BUNDLE).absolute())
-    return {"HANSA_CA_FILE": str(ca.absolute()), "SSL_CERT_FILE": bundle, "CURL_CA_BUNDLE": bundle}
+    """For our own clients, and for those that add to what they know, the authority alone; for those that know one file for
+    all servers, the system's too."""
+    alone, bundle = str(ca.absolute()), str((folder / authority.BUNDLE).absolute())
+    whole = dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"), bundle)
+    return {"HANSA_CA_FILE": alone, "NODE_EXTRA_CA_CERTS": alone, **whole}
