@@ -745,6 +745,51 @@ async def test_a_clock_that_goes_back_believes_nothing_old(town: Town) -> None:
         await town.callers.of(bearer)
 
 
+@pytest.mark.parametrize("shift_s", [-3600.0, 3600.0])
+async def test_no_token_lives_longer_than_its_life_and_the_shift_of_the_clock(town: Town, shift_s: float) -> None:
+    """Lives are dates: an hour taken from the clock is an hour given to what was made before; none is given twice."""
+    life_s = 300.0
+    bearer, lived_s = await town.bearer(), 0.0
+    town.clock.at += shift_s
+    while lived_s <= life_s + 3600.0:
+        try:
+            await town.callers.of(bearer)
+        except Unauthenticated:
+            break
+        lived_s += 10.0
+        town.clock.at += 10.0
+    assert lived_s == max(0.0, life_s - shift_s)
+    assert claims_of(fresh := await town.bearer())["exp"] - town.clock.at == life_s  # what is made now has its own life
+    town.clock.at += life_s
+    with pytest.raises(Unauthenticated, match="expired"):
+        await town.callers.of(fresh)
+
+
+async def test_an_assertion_is_not_used_again_after_the_clock_went_back(town: Town) -> None:
+    text = town.assertion()
+    assert (await town.present(text))[0] == 200
+    town.clock.at -= 3600
+    is_refused(await town.present(text), "invalid_client", "ahead")  # it is of the future now
+    early = town.assertion(nbf=town.clock.at, iat=town.clock.at, exp=town.clock.at + 300, jti="again")
+    assert (await town.present(early))[0] == 200
+    for _ in range(37):  # until the hour is over that comes a second time, and longer
+        town.clock.at += 100
+        assert (await town.present(text))[0] == 401 and (await town.present(early))[0] == 401
+    status, answer = await town.present(town.assertion())
+    assert status == 200 and answer["expires_in"] == 300
+
+
+async def test_what_a_credential_has_left_bounds_a_token_whatever_the_clock_does(town: Town) -> None:
+    end = town.clock.now() + 4000
+    await town.credential("robot", "demo", "second", rs256Jwt={"accessTokenLifetime": 3600}, expiresAt=rfc3339(end))
+    for shift_s, left_s in ((0.0, 3600), (3600.0, 400), (-3600.0, 3600), (3999.0, 1)):
+        town.clock.at += shift_s
+        status, answer = await town.present(town.assertion())
+        assert (status, answer["expires_in"]) == (200, left_s) and claims_of(answer["access_token"])["exp"] <= end
+    town.clock.at += 1
+    is_refused(await town.present(town.assertion()), "invalid_client", "expired")
+
+
 async def test_what_is_remembered_is_bounded(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hansa.api.caller.MAX_REMEMBERED", 3)
     good = claims_of(await town.bearer())

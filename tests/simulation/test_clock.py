@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from hansa.store.store import SqlStore
 from .clockwork import VirtualClock, run
 from .sides import Jumpy
 from .test_convergence import _disk, _machine
+from .test_ledger import intervals
 from .test_scenarios import Scene
 
 HOUR_S = 3600.0
+Intervals = list[tuple[int, int | None, int]]  # start, end, quantity
 
 
 class Wrong(Scene):
@@ -143,3 +146,43 @@ async def test_a_claim_with_an_end_is_held_no_shorter_than_promised(it: Wrong) -
         await it.store.commit(Reserve("second", (claim,)))
     await asyncio.sleep(HOUR_S + 301)
     await it.store.commit(Reserve("second", (Claim("jti/x", "once", until=it.clock.now() + 300),)))
+
+
+def sound(found: Intervals, now: float) -> int:
+    """Seconds of the closed intervals, of which none is negative and none overlaps another."""
+    ordered = sorted((start, now if end is None else end) for start, end, _ in found)
+    assert all(start <= end for start, end in ordered if end != now), found
+    assert all(before[1] <= after[0] for before, after in pairwise(ordered) if before[1] != now), found
+    return sum(end - start for start, end, _ in found if end is not None)
+
+
+@pytest.mark.parametrize("off_s", [-HOUR_S, HOUR_S])
+def test_usage_is_never_negative_and_never_counted_twice(off_s: float) -> None:
+    """A guest runs 200 s, the clock is set wrong while it does and set right later; then it runs once more."""
+
+    async def main(clock: VirtualClock) -> None:
+        it = Wrong(13, clock)
+        await it.begin()
+        await it.machine_of(0)
+        await asyncio.sleep(100)
+        it.clock.off_s += off_s
+        await asyncio.sleep(100)
+        await it._patch(VirtualMachine, "m0", {"running": False})
+        await asyncio.sleep(60)
+        first = await intervals(it, "vcpu_seconds")
+        assert len(first) == 1 and first[0][1] is not None
+        # 200 s and what the clock jumped forward meanwhile; nothing of what it jumped back
+        assert 0 <= sound(first, it.clock.now()) <= 200 + max(0.0, off_s)
+        await it._patch(VirtualMachine, "m0", {"running": True})
+        await asyncio.sleep(30)
+        it.clock.off_s -= off_s
+        await asyncio.sleep(100)
+        assert await it.guests() == 1
+        await it._patch(VirtualMachine, "m0", {"running": False})
+        await asyncio.sleep(60)
+        both = await intervals(it, "vcpu_seconds")
+        assert len(both) == 2 and all(end is not None for _, end, _ in both)
+        assert sound(both, it.clock.now()) - sound(first, it.clock.now()) <= 130 + max(0.0, -off_s)
+        await it.finish()
+
+    run(main)
