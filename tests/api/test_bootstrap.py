@@ -29,6 +29,7 @@ from hansa.policy.verdict import Caller
 from hansa.store.port import Birth, Create, Delete, Forget, Query
 from hansa.store.store import SqlStore
 
+from ..clocks import Hands
 from ..postgres import a_store, all_that_is_kept
 
 pytestmark = pytest.mark.anyio
@@ -58,14 +59,6 @@ class Mortal:
         if self.commits == self._at:
             raise Killed
         return revision
-
-
-@dataclass
-class Hands:
-    at: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from hansa.engines.simulated import SimulatedVolumes
 from hansa.errors import Retry
 from hansa.wiring import Cloud
 
+from ..programs import no_cloud
 from .conftest import BASE, Talk
 
 pytestmark = pytest.mark.anyio
@@ -29,11 +29,10 @@ class Shell:
     """Commands of ours as processes, with the environment that `hansa.env` would give."""
 
     def __init__(self, url: str, token: str, home: Path) -> None:
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))},
-            "HANSA_API_URL": url, "HANSA_TOKEN": token, "HANSA_PROJECT": "demo", "HANSA_REGION": "se-sto",
-            "XDG_CACHE_HOME": str(home), "NO_COLOR": "1",
-        }  # fmt: skip
+        self.environment = no_cloud(
+            HANSA_API_URL=url, HANSA_TOKEN=token, HANSA_PROJECT="demo", HANSA_REGION="se-sto",
+            XDG_CACHE_HOME=str(home), NO_COLOR="1",
+        )  # fmt: skip
 
     async def start(self, *words: str, **more: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE

@@ -28,6 +28,7 @@ from hansa.sdk import Client, Connection, Ended, TimedOut, Unreachable
 from hansa.sdk.console import Console
 from hansa.wiring import Cloud
 
+from ..programs import no_cloud
 from .conftest import Talk
 from .test_console import make_machine
 
@@ -64,13 +65,9 @@ class Served:
         return process.returncode, out, errors
 
     async def start(self, *words: str, **more: Any) -> asyncio.subprocess.Process:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))}
-        environment |= {
-            "HANSA_API_URL": self.url,
-            "HANSA_TOKEN": self.talk.token,
-            "HANSA_PROJECT": "demo",
-            "HANSA_REGION": "se-sto",
-        }
+        environment = no_cloud(
+            HANSA_API_URL=self.url, HANSA_TOKEN=self.talk.token, HANSA_PROJECT="demo", HANSA_REGION="se-sto"
+        )
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **more}
         return await asyncio.create_subprocess_exec(sys.executable, "-m", "hansa", *words, env=environment, **pipes)
 

@@ -27,19 +27,13 @@ from hansa.store.port import Claim, Create, Reserve, SetSecret, Update
 from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
 
+from ..clocks import Hands
+
 pytestmark = pytest.mark.anyio
 ISSUER = issuer_of("http://127.0.0.1:8080")
 TOKEN = "protocol/openid-connect/token"
 RIGHT = "correct horse battery"
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-
-
-@dataclass
-class Hands:
-    at: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
 
 
 @dataclass

@@ -27,6 +27,7 @@ import yaml
 
 from hansa.sealing import read_keys, write_keys
 
+from ..programs import no_cloud
 from .conftest import FLEET
 
 IAM = "/iam/v1beta1"
@@ -51,9 +52,8 @@ class Town:
         return self.folder / "data"
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))}
         home = {"XDG_CONFIG_HOME": str(self.folder / "config"), "XDG_CACHE_HOME": str(self.folder / "cache")}
-        return {**kept, **home, **more}
+        return no_cloud(**home, **more)
 
     def start(self) -> None:
         out = self.folder / "out"

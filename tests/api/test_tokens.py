@@ -44,6 +44,7 @@ from hansa.policy.verdict import Caller
 from hansa.store.port import Create, Delete, Forget, Query, SetStatus, Update
 from hansa.store.store import SqlStore
 
+from ..clocks import Hands
 from ..postgres import a_store, all_that_is_kept
 
 pytestmark = pytest.mark.anyio
@@ -52,16 +53,6 @@ BASE = "http://127.0.0.1:8080"
 ISSUER = issuer_of(BASE)
 TOKEN_URL = f"{ISSUER}/protocol/openid-connect/token"
 TOKEN = "protocol/openid-connect/token"
-
-
-@dataclass
-class Hands:
-    """A clock that moves when told."""
-
-    at: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
 
 
 @dataclass

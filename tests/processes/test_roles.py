@@ -36,6 +36,7 @@ from hansa.store.open import open_store
 
 from ..api.conftest import FLEET
 from ..postgres import server
+from ..programs import no_cloud
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -55,10 +56,7 @@ class Processes:
         self.fleet.write_text(FLEET.model_dump_json(by_alias=True, exclude_defaults=True))
         self.port, *rest = free_ports(3)
         self.ports = {"api-1": self.port, "api-2": self.port, "control-1": rest[0], "control-2": rest[1]}
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))},
-            "HANSA_DATABASE": database,
-        }
+        self.environment = no_cloud(HANSA_DATABASE=database)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *more: str, data: Path | None = None) -> subprocess.Popen[bytes]:
@@ -335,9 +333,8 @@ async def test_a_process_with_another_fleet_file_is_refused(processes: tuple[Pro
 
 @pytest.mark.parametrize("role", ["api", "control"])
 def test_on_sqlite_one_process_does_both(tmp_path: Path, role: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HANSA_")}
     ran = subprocess.run(
         [sys.executable, "-m", "hansa", "serve", "--role", role, "--data", str(tmp_path / "d")],
-        capture_output=True, text=True, timeout=60, env=environment,
+        capture_output=True, text=True, timeout=60, env=no_cloud(),
     )  # fmt: skip
     assert ran.returncode == 1 and "needs --database postgresql://" in ran.stderr

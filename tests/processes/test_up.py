@@ -17,6 +17,7 @@ from hansa.bootstrap import read_environment
 from hansa.sdk.client import Client
 
 from ..api.conftest import FLEET
+from ..programs import no_cloud
 from .test_supervisor import lives, until
 
 MEMORY_BYTES_MAX = 120 << 20
@@ -32,13 +33,12 @@ class Up:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))}
         number = len(self.processes)
         with (self.folder / f"out{number}").open("wb") as out, (self.folder / f"err{number}").open("wb") as errors:
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "hansa", "up", "--data", str(self.data), "--fleet", str(self.fleet), *words],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment,
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=no_cloud(),
                 )
             )  # fmt: skip
         return self.processes[-1]

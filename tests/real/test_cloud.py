@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,10 @@ from hansa.errors import HansaError, InUse, NotFound
 from hansa.sdk.client import Client
 
 from .cloud import RealCloud, disk, machine
-from .tenant import booted, settle
+from .tenant import booted, settle, until
 
 LONG = bool(os.environ.get("HANSA_LONG"))
 KILLS = 50  # `test_private_network.py` has the kills of the short tier, with rules and attachments in flight
-
-
-def until(what: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.1)
 
 
 def gone(client: Client, kind: str, name: str) -> bool:

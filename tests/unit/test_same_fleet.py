@@ -18,6 +18,8 @@ from hansa.samefleet import LIFE_S, SCOPE, SameFleet, digest_of, named_here
 from hansa.store.open import open_store
 from hansa.store.store import SqlStore
 
+from ..clocks import Hands as Clock
+
 pytestmark = pytest.mark.anyio
 FILE = """\
 regions:
@@ -25,21 +27,13 @@ regions:
 """
 
 
-class Time:
-    def __init__(self) -> None:
-        self.at = 1_000.0
-
-    def now(self) -> float:
-        return self.at
+@pytest.fixture
+def time() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, time: Time) -> AsyncIterator[SqlStore]:
+async def store(tmp_path: Path, time: Clock) -> AsyncIterator[SqlStore]:
     made = await open_store(tmp_path / "x.db", clock=time, ids=SystemIds())
     yield made
     await made.close()
@@ -70,7 +64,7 @@ async def test_one_with_another_file_is_refused_and_leaves_nothing(store: SqlSto
     assert await claimed(store) == {"b": "two"}
 
 
-async def test_who_died_elsewhere_counts_until_the_claim_runs_out(store: SqlStore, time: Time) -> None:
+async def test_who_died_elsewhere_counts_until_the_claim_runs_out(store: SqlStore, time: Clock) -> None:
     await process(store, "a", "one").enter()
     time.at += LIFE_S - 1
     with pytest.raises(Conflict, match="counts for 1 s more"):
@@ -94,7 +88,7 @@ async def test_who_died_in_the_same_folder_is_buried_at_once(store: SqlStore, tm
 
 
 async def test_a_claim_is_renewed_and_a_late_process_gives_way(
-    store: SqlStore, time: Time, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, time: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samefleet, "RENEW_S", 0.01)
     first = process(store, "a", "one")
