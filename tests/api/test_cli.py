@@ -86,7 +86,7 @@ async def test_created_is_said_of_what_is_written_only(served: Served, tmp_path:
     file.write_text("".join(f"---\nkind: Disk\nmetadata: {{id: more-{n}}}\n{spec}\n" for n in range(4)))
     code, out, errors = await served.run("apply", "-f", str(file))
     assert code == 6 and out == b"disk/more-0: created\ndisk/more-1: created\n"
-    assert b"disk/more-2: refused; it and 1 more are not written" in errors and b"limit" in errors
+    assert b"disk/more-2: refused; 1 more are not written" in errors and b"limit" in errors
     found = {disk["metadata"]["id"] for disk in (await served.talk.read(served.talk.at("disks")))["items"]}
     assert found == {*names, "more-0", "more-1"}
     code, out, _ = await served.run("apply", "-f", str(file), "--dry-run")

@@ -186,8 +186,8 @@ def _write(plans: Sequence[Plan]) -> None:
         try:
             whole = _written(plan, unmade)
         except HansaError:
-            left = len(plans) - number
-            click.echo(f"{plan.target}: refused; it and {left - 1} more are not written", err=True)
+            after = len(plans) - number - 1
+            click.echo(f"{plan.target}: refused" + (f"; {after} more are not written" if after else ""), err=True)
             raise
         plan.tell()
         late += [] if whole else [plan]
