@@ -422,6 +422,10 @@ async def test_a_machine_that_went_with_its_host_or_its_network_is_lost_and_not_
     files.write(replace(record, boot_id="another boot"))
     await until(lambda: _gone(pid), 5)
     assert await cloud.state() is MachineState.LOST
+    assert (await cloud.compute.observe(cloud.machine.uid)).ended_at == 0.0  # nobody looked in that boot
+    cloud.site.boots.seen("another boot")
+    seen = (await cloud.compute.observe(cloud.machine.uid)).ended_at
+    assert seen > record.started_at > 0
     await cloud.start()
     assert await cloud.state() is MachineState.RUNNING
 

@@ -226,6 +226,18 @@ async def test_a_guest_that_its_host_holds_back_is_not_metered_meanwhile(it: Sce
 
 
 @played
+async def test_a_guest_that_went_with_its_host_is_metered_until_it_was_last_seen(it: Scene) -> None:
+    machine = await it.machine()
+    await asyncio.sleep(100)
+    lost_at = int(it.clock.now())
+    it.host.lose(machine.uid)
+    await asyncio.sleep(60)  # it is looked at every half a minute
+    first, second = await intervals(it, "vcpu_seconds")
+    assert first[1] == lost_at and second == (int(it.host._guests[machine.uid].started_at), None, 2)
+    assert second[0] > lost_at and (await it.machine()).ready
+
+
+@played
 async def test_a_disk_is_metered_from_its_making_to_its_end_at_its_size(it: Scene) -> None:
     before = len(await intervals(it, "disk_byte_seconds"))
     await it._create(Disk, _disk("f0", "a", 10))

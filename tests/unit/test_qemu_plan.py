@@ -109,7 +109,12 @@ def test_a_machine_is_told_by_its_record_and_its_qemu(record: Record, status: st
 
 
 def test_a_process_that_went_with_its_host_is_lost_and_one_that_ended_alone_says_why() -> None:
-    assert report(STARTED, Sight(None), lost=True, room=True).state is MachineState.LOST
+    lost = report(STARTED, Sight(None), lost=True, room=True)
+    assert (lost.state, lost.ended_at) == (MachineState.LOST, 0.0)
+    assert report(STARTED, Sight(None), lost=True, room=True, last_seen=7.0).ended_at == max(7.0, STARTED.started_at)
+    late = replace(STARTED, started_at=9.0)  # it was started after guests were last looked at
+    assert report(late, Sight(None), lost=True, room=True, last_seen=7.0).ended_at == 9.0
+    assert report(STARTED, Sight(None), lost=False, room=True, last_seen=7.0).ended_at == 0.0
     assert "no such thing" in report(STARTED, Sight(None), lost=False, room=True, said="no such thing").message
 
 

@@ -44,6 +44,22 @@ def test_a_changed_quantity_closes_one_and_opens_the_next_at_the_same_second() -
     assert [i.zone for i in moved.opened] == ["b"] and moved.closed[0].end == 140
 
 
+def test_a_guest_that_went_with_its_host_ended_when_it_was_last_seen() -> None:
+    new_id = counter()
+    opened = turn(None, Measure({VCPU: 2}, "a", since=100.0), 100.0, new_id)
+    for until, end in (
+        (250.4, 250),
+        (90.0, 100),
+        (900.0, 400),
+        (None, 400),
+    ):  # never before its start, never in the future
+        done = turn(opened.metering, Measure(until=until), 400.0, new_id)
+        assert [c.end for c in done.closed] == [end] and done.metering.until == end
+    done = turn(opened.metering, Measure(until=250.0), 400.0, new_id)
+    again = turn(done.metering, Measure({VCPU: 2}, "a", since=405.0), 410.0, new_id)
+    assert [i.start for i in again.opened] == [405]
+
+
 def test_nothing_is_drawn_of_a_meter_at_zero() -> None:
     assert turn(None, Measure({VCPU: 1, GPU: 0}), 5.0, counter()).opened[0].meter == "vcpu_seconds"
 

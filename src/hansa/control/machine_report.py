@@ -112,13 +112,14 @@ def look_again_s(it: VirtualMachine, report: MachineReport, *, ready: bool) -> f
 
 
 def powered(outcome: Outcome, seen: MachineReport | None) -> Outcome:
-    """Whether its guest runs, as the engine said last, whatever else came of the pass. One that its host holds
-    back does not."""
+    """Whether its guest runs, as the engine said last, whatever else came of the pass, or until when it was seen to. One
+    that its host holds back does not."""
     if outcome.status is None:
         return outcome
     on = seen is not None and seen.state in _ON
     since = seen.started_at if seen is not None and on else None
-    return replace(outcome, status=outcome.status.model_copy(update={"on_since": since}))
+    until = seen.ended_at or None if seen is not None and seen.state is MachineState.LOST else None
+    return replace(outcome, status=outcome.status.model_copy(update={"on_since": since, "off_at": until}))
 
 
 def shaped(outcome: Outcome, it: VirtualMachine, parts: Parts) -> Outcome:

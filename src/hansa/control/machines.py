@@ -73,6 +73,8 @@ class Machines:
             gone = f"host {it.status.host} is not in the fleet any more"
             return powered(self._unready(it, Trouble("HostGone", gone, WAIT_S), world), None)
         seen = await engine.observe(it.uid) if engine is not None else MachineReport(it.uid, MachineState.ABSENT)
+        if seen.state is MachineState.LOST and it.status.on_since is not None:
+            return powered(self._lost(it, seen, world), seen)
         try:
             outcome, seen = await self._step(it, hot, engine, seen, world)
         except Refused as refused:
@@ -109,6 +111,13 @@ class Machines:
             "attached_disks": attached(it),
         })  # fmt: skip
         return Outcome(status)
+
+    def _lost(self, it: VirtualMachine, seen: MachineReport, world: World) -> Outcome:
+        """First it is told, and metered, that it ran no longer; what is wanted now is for the next pass."""
+        state, ready, reason, message = judge(it, replace(seen, message=LOST), simulated=False)
+        said = conditions(it, world.clock.now(), ready, reason, message)
+        status = it.status.model_copy(update={"conditions": said, "virtual_machine_status": state})
+        return Outcome(status, again_in_s=0.0, expect_s=READY_WITHIN_S)
 
     # -- placing ----------------------------------------------------------------------------
 

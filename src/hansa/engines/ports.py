@@ -101,6 +101,7 @@ class MachineReport:
     generation: int = 0
     message: str = ""
     started_at: float = 0.0  # epoch seconds of the process start, 0: not running
+    ended_at: float = 0.0  # epoch seconds at which a LOST one was last seen to run, 0: not known
     devices: tuple[str, ...] = ()  # guest device names in the order of `Machine.disks`
     hot_disks: tuple[str, ...] = ()  # uids of the disks that are plugged in beside these
     letting_go: tuple[str, ...] = ()  # of them, those that are to go and that the guest still holds

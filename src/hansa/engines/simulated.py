@@ -104,6 +104,7 @@ class _Guest:
     state: MachineState = MachineState.ABSENT
     message: str = "simulated"
     started_at: float = 0.0
+    ended_at: float = 0.0
     disks: tuple[str, ...] = ()
     hot: dict[str, str] = field(default_factory=dict)  # uid of a disk that is plugged in -> serial
     letting_go: set[str] = field(default_factory=set)  # of them, those that were asked for
@@ -112,6 +113,7 @@ class _Guest:
 
     def start(self, now: float) -> None:
         self.state, self.started_at, self.message = MachineState.RUNNING, now, "simulated"
+        self.ended_at = 0.0
         self.say(f"simulated: {self.name} started; no real machine stands behind this console\r\n".encode())
 
     def end(self, state: MachineState) -> None:
@@ -214,6 +216,8 @@ class SimulatedCompute:
     def lose(self, uid: str) -> None:
         """It goes with its host."""
         self._end(uid, MachineState.LOST)
+        if (guest := self._guests.get(uid)) and guest.state is MachineState.LOST:
+            guest.ended_at = self._clock.now()
 
     def power_off(self, uid: str) -> None:
         self._end(uid, MachineState.POWERED_OFF)
@@ -248,7 +252,7 @@ class SimulatedCompute:
             return MachineReport(uid, MachineState.ABSENT)
         devices = tuple(f"/dev/vd{chr(ord('a') + i)}" for i in range(len(guest.disks)))
         return MachineReport(
-            uid, guest.state, guest.generation, guest.message, started_at=guest.started_at, devices=devices,
+            uid, guest.state, guest.generation, guest.message, started_at=guest.started_at, devices=devices, ended_at=guest.ended_at,
             hot_disks=tuple(sorted(guest.hot)), letting_go=tuple(sorted(guest.letting_go)),
         )  # fmt: skip
 

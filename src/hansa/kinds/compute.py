@@ -392,6 +392,7 @@ class VirtualMachineStatus(MeteredStatus):
     vpc: str | None = hidden()  # uid of the network that it is plugged into
     shape: Shape | None = hidden()
     on_since: float | None = hidden()  # epoch seconds since which the engine runs its guest, None: it does not
+    off_at: float | None = hidden()  # epoch seconds at which the engine last saw a guest that went with its host
     released: tuple[str, ...] = hidden(())  # uids of attachments on their way out whose disks the engine let go
 
 
@@ -410,7 +411,7 @@ class VirtualMachine(
         """What it was started with, while its guest runs in the engine's eyes."""
         shape = status.shape
         if status.on_since is None or shape is None:
-            return NOTHING
+            return Measure(until=status.off_at)
         levels = {VCPU: shape.vcpus, MEMORY: shape.memory_bytes, GPU: shape.gpus}
         zone = status.placement.zone if status.placement else ""
         return Measure(levels, zone, shape.profile, status.on_since or None, simulated=bool(status.simulated))

@@ -34,7 +34,8 @@ class Measure:
     """What is drawn now, by meter; nothing is drawn of a meter that is not named.
 
     `since` (epoch seconds): from when on that is so, where the engine knows; None: from now. `sku` is what a price
-    is looked up by beside the meter: a compute profile. `simulated`: no real thing stands behind it.
+    is looked up by beside the meter: a compute profile. `simulated`: no real thing stands behind it. `until` (epoch
+    seconds): till when what is drawn no more was drawn, where the engine knows; None: till now.
     """
 
     levels: Mapping[Meter, int] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Measure:
     sku: str = ""
     since: float | None = None
     simulated: bool = False
+    until: float | None = None
 
 
 NOTHING = Measure()

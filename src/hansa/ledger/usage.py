@@ -39,9 +39,10 @@ def turn(before: Metering | None, measure: Measure, now: float, new_id: Callable
     """From what was open to what is drawn now. A changed quantity, place or price closes one and opens the next."""
     was = before or Metering()
     moment = max(int(now), was.until)
+    ended = moment if measure.until is None else min(moment, int(measure.until))
     drawn = {meter.name: (quantity, measure) for meter, quantity in measure.levels.items() if quantity > 0}
     kept = tuple(i for i in was.open if _still(i, drawn))
-    closed = tuple(Closed(i, max(moment, i.start)) for i in was.open if i not in kept)
+    closed = tuple(Closed(i, max(ended, i.start)) for i in was.open if i not in kept)
     until = max((was.until, *(c.end for c in closed)))
     running = {i.meter for i in kept}
     opened = tuple(

@@ -129,6 +129,7 @@ class QemuCompute:
         """Machines with a folder, a group or a live process of this cloud; generation 0 where no record says more."""
         with refusals_of_the_host():
             alive = await self._site.guests()
+            await asyncio.to_thread(self._site.boots.seen, process.boot_id())
             groups = await asyncio.to_thread(self._site.groups.uids)
             uids = sorted({*self._site.folders.uids(), *groups, *filter(is_uid, alive)})
             records = {uid: self._site.folders.of(uid).read() for uid in uids}
@@ -167,7 +168,16 @@ class QemuCompute:
     async def _report(self, view: Seen, sight: Sight, trouble: str = "") -> MachineReport:
         room = sight.status != plan.FAILED or await self._room()
         said = view.folder.errors() if sight.status is None else ""
-        return report(view.record, sight, lost=_lost(view.record), room=room, said=said, trouble=trouble)
+        return report(
+            view.record, sight, lost=_lost(view.record), room=room, said=said, trouble=trouble,
+            last_seen=await self._last_seen(view.record),
+        )  # fmt: skip
+
+    async def _last_seen(self, record: Record) -> float:
+        """When a guest of an earlier boot of the host was; 0 for one of this boot, of whose end we hear."""
+        if record.boot_id == process.boot_id():
+            return 0.0
+        return await asyncio.to_thread(self._site.boots.last_seen, record.boot_id)
 
     async def _room(self) -> bool:
         """Whether a guest that waits for room may go on."""

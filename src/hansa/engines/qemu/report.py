@@ -20,8 +20,11 @@ _PAUSED = "the guest is paused, and goes on when it is looked at again"
 _LOST = "the machine went with its host or its network, through no fault of its own"
 
 
-def report(record: Record, sight: Sight, *, lost: bool, room: bool, said: str = "", trouble: str = "") -> MachineReport:
-    """`lost`: a process that is gone went with its host. `said`: QEMU's last words. `trouble`: with its disks."""
+def report(
+    record: Record, sight: Sight, *, lost: bool, room: bool, said: str = "", trouble: str = "", last_seen: float = 0.0
+) -> MachineReport:
+    """`lost`: a process that is gone went with its host, whose guests were `last_seen` then, 0 where that is not known.
+    `said`: QEMU's last words. `trouble`: with its disks."""
     state, message = _state(record, sight.status, lost=lost, room=room, said=said)
     alive = sight.status is not None
     hot = tuple(sorted({*sight.hot, *record.letting_go})) if alive else ()
@@ -31,6 +34,7 @@ def report(record: Record, sight: Sight, *, lost: bool, room: bool, said: str = 
         generation=record.generation,
         message=message or trouble,
         started_at=record.started_at if alive else 0.0,
+        ended_at=max(last_seen, record.started_at) if last_seen and state is MachineState.LOST else 0.0,
         devices=record.devices,
         hot_disks=hot,
         letting_go=tuple(uid for uid in record.letting_go if uid in hot),

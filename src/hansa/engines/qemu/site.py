@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 
 from hansa.engines.qemu import process, program
+from hansa.engines.qemu.boots import Boots
 from hansa.engines.qemu.cgroups import WEIGHT, Groups
 from hansa.engines.qemu.confinement import choose_user, living_users, own_rights
 from hansa.engines.qemu.diskfolder import DiskFolder
@@ -33,6 +34,7 @@ class Site:
         self.rights = own_rights()
         self.folders = Folders(data_dir, run_dir)
         self.disks = DiskFolder(data_dir)
+        self.boots = Boots(data_dir)
         self.groups = Groups(cloud_id, data_dir, weight=guests_weight)
         self.turn = asyncio.Lock()
         self.starts = asyncio.Semaphore(STARTS_MAX)
