@@ -427,6 +427,40 @@ async def test_what_others_hold_too_long_is_told_as_busy(url: str, monkeypatch: 
     await store.close()
 
 
+async def test_an_object_that_is_held_keeps_no_other_pass_from_its_end(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres.SETTINGS, "lock_timeout", "200")
+    store = await opened(url)
+    await store.commit(*(Create(key(f"d{n}"), f"u{n}", {}) for n in range(20)))
+    leases = sorted(await store.claim(20, 60), key=lambda x: x.key)
+    async with raw(url) as other:
+        await other.execute(f"begin; select pg_advisory_xact_lock({object_name(leases[5].key)})")
+        ends = [store.commit(SetStatus(x.key, 1, {"s": 1}, x), Settle(x, None)) for x in leases]
+        said = await asyncio.gather(*ends, return_exceptions=True)
+        await other.execute("rollback")
+    assert [n for n, it in enumerate(said) if isinstance(it, Retry)] == [5]
+    assert all(isinstance(it, int) for n, it in enumerate(said) if n != 5)
+    await store.commit(SetStatus(leases[5].key, 1, {"s": 1}, leases[5]), Settle(leases[5], None))
+    await store.close()
+
+
+async def test_a_key_and_a_list_are_read_by_their_own_index_before_there_are_statistics(
+    store: SqlStore, url: str
+) -> None:
+    connection = await asyncpg.connect(url, server_settings=postgres.SETTINGS)
+    values = {"kind": "Disk", "scope": SCOPE, "name": "d7", "after": 0, "limit": 10}
+    try:
+        for rows in (0, 300, 3000):
+            await store.commit(*(Create(key(f"d{rows}-{n}"), f"u{rows}-{n}", {}) for n in range(rows)))
+            for statement, index in ((statements.GET, "objects_pkey"), (statements.LIST_EXACT, "objects_in_order")):
+                text, names = translate(statement)
+                plan = await connection.fetch(f"explain {text}", *(values[n] for n in names))
+                assert any(f"using {index} " in line[0] for line in plan), (rows, plan)
+    finally:
+        await connection.close()
+
+
 async def test_a_transaction_whose_process_stands_still_is_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(postgres.SETTINGS, "idle_in_transaction_session_timeout", "300")
     stuck = await opened(url)

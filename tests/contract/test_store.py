@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,95 @@ async def test_one_key_is_in_one_hand_and_a_stale_one_is_refused(store: SqlStore
     await store.commit(SetStatus(key("a"), 1, {"s": 2}, second), Settle(second, None))
     await store.commit(Settle(lease, 0.0))  # a lost lease has no say
     assert (await store.due(key("a"))).due_at is None  # type: ignore[union-attr]
+
+
+# What the loop mostly commits, a status and the key given back, may go another way than all else: with a record beside
+# it, it does not.
+BESIDE = {"alone": (), "with a record": (Append("beside", "1", "u1", {}),)}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+async def test_the_end_of_a_pass_is_a_change_like_any_other(store: SqlStore, beside: str) -> None:
+    await store.commit(Create(key("a"), "u1", {"n": 1, "ö": [None, 1.5]}, status={"s": 0}, labels={"a": "b"}))
+    (lease,) = await store.claim(1, 60)
+    clock_of(store).at += 0.125
+    said = SetStatus(key("a"), 1, {"s": 1, "t": 'x"\u0000'}, lease, system_labels={"c": "d"})
+    revision = await store.commit(said, *BESIDE[beside], Settle(lease, 5.0, failed=True), by="me", request="r")
+    found, change = await store.get(key("a")), (await store.changes(0))[-1]
+    assert (found.status, found.observed, found.revision) == ({"s": 1, "t": 'x"\u0000'}, 1, revision)
+    assert (found.labels, found.system_labels, found.generation, found.user_revision) == (
+        {"a": "b"}, {"c": "d"}, 1, revision - 1)  # fmt: skip
+    assert change.stored == replace(found, revision=revision) and (change.act, change.by, change.request) == (
+        "status",
+        "me",
+        "r",
+    )
+    assert (change.revision, change.at, change.uid) == (revision, clock_of(store).at, "u1")
+    due = await store.due(key("a"))
+    assert due is not None and (due.due_at, due.leased_until, due.failures) == (clock_of(store).at + 5.0, 0, 1)
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+async def test_a_pass_that_says_nothing_new_only_gives_its_key_back(store: SqlStore, beside: str) -> None:
+    await store.commit(Create(key("a"), "u1", {}, status={"s": 0}, observed=1))
+    before = await store.get(key("a"))
+    (lease,) = await store.claim(1, 60)
+    await store.commit(SetStatus(key("a"), 1, {"s": 0}, lease), *BESIDE[beside], Settle(lease, None))
+    assert await store.get(key("a")) == before and len(await store.changes(0)) == 1
+    assert (await store.due(key("a"))).due_at is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+async def test_a_pass_that_is_refused_writes_nothing_and_keeps_its_key(store: SqlStore, beside: str) -> None:
+    await store.commit(Create(key("a"), "u1", {"n": 1}), Create(key("b"), "u2", {}))
+    lease, other = sorted(await store.claim(2, 60), key=lambda x: x.key)
+    await store.commit(Update(key("a"), (await store.get(key("a"))).user_revision, spec={"n": 2}))
+    before = len(await store.changes(0))
+    for wrong in (lease, replace(lease, token="not-mine"), replace(lease, key=key("c"))):
+        with pytest.raises(Conflict):
+            await store.commit(SetStatus(wrong.key, 1, {"s": 9}, wrong), *BESIDE[beside], Settle(wrong, None))
+    assert len(await store.changes(0)) == before and await store.records("beside") == []
+    assert (await store.due(key("a"))).leased_until > clock_of(store).at  # type: ignore[union-attr]
+    await store.commit(SetStatus(key("b"), 1, {"s": 1}, other), *BESIDE[beside], Settle(other, None))
+
+
+async def test_of_many_passes_that_end_at_once_each_stands_or_falls_alone(store: SqlStore) -> None:
+    await store.commit(*(Create(key(f"d{n}"), f"u{n}", {}) for n in range(100)))
+    leases = sorted(await store.claim(100, 60), key=lambda x: x.key)
+    leases[7] = replace(leases[7], token="lost")
+    ends = [store.commit(SetStatus(x.key, 1 + (n == 9), {"n": n}, x), Settle(x, None)) for n, x in enumerate(leases)]
+    said = await asyncio.gather(*ends, return_exceptions=True)
+    assert [n for n, it in enumerate(said) if isinstance(it, Conflict)] == [7, 9]
+    assert len({it for it in said if isinstance(it, int)}) == 98
+    for n, lease in enumerate(leases):
+        assert (await store.get(lease.key)).status == ({} if n in (7, 9) else {"n": n})
+    assert (await store.backlog()).leased == 2
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+async def test_neighbours_whose_passes_end_together_wake_one_another(store: SqlStore, beside: str) -> None:
+    link = LinkTo(key("b"), "spec.other", holds=False, free=False)
+    await store.commit(Create(key("b"), "u2", {}), Create(key("a"), "u1", {}, links=(link,)))
+    leases = await store.claim(2, 60)
+    assert len(leases) == 2
+    ends = [(SetStatus(x.key, 1, {"s": 1}, x, wake=True), *BESIDE[beside], Settle(x, None)) for x in leases]
+    await asyncio.gather(*(store.commit(*end) for end in ends))
+    assert {x.key for x in await store.claim(9, 60)} == {key("a"), key("b")}
+
+
+async def test_the_next_due_key_is_told_whoever_holds_the_others(store: SqlStore) -> None:
+    at = clock_of(store).at
+    assert await store.next_due() is None
+    await store.commit(Create(key("a"), "u1", {}), Create(key("b"), "u2", {}, due=False))
+    assert await store.next_due() == at
+    (lease,) = await store.claim(1, 60)
+    assert await store.next_due() == at + 60, "a lease that runs out"
+    await store.commit(Wake(key("b"), 90.0))
+    assert await store.next_due() == at + 60
+    await store.commit(Wake(key("b"), 30.0))
+    assert await store.next_due() == at + 30
+    await store.commit(Settle(lease, 10.0))
+    assert await store.next_due() == at + 10
 
 
 async def test_a_write_that_lands_in_the_middle_of_a_pass_is_not_lost(store: SqlStore) -> None:

@@ -15,7 +15,7 @@ from hansa.clock import Clock, Ids
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.postgres import PostgresDriver
 from hansa.store.sqlite import SqliteDriver
-from hansa.store.store import Driver, Row, SqlStore, Transaction
+from hansa.store.store import Driver, Pass, Row, SqlStore, Transaction
 
 from ..postgres import server, wanted
 from .clockwork import Traffic, VirtualClock
@@ -68,6 +68,25 @@ class Side:
         self.traffic.count += 1
         try:
             return await self.inner.write(work, needs)
+        finally:
+            self.traffic.count -= 1
+
+    async def at_once(self, statement: str, **parameters: Any) -> list[Row]:
+        self.traffic.count += 1
+        try:
+            return await self.inner.at_once(statement, **parameters)
+        finally:
+            self.traffic.count -= 1
+
+    @property
+    def finish(self) -> Callable[[Pass], Awaitable[int]] | None:
+        return None if self.inner.finish is None else self._finish
+
+    async def _finish(self, it: Pass) -> int:
+        assert self.inner.finish is not None
+        self.traffic.count += 1
+        try:
+            return await self.inner.finish(it)
         finally:
             self.traffic.count -= 1
 

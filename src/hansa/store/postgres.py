@@ -35,6 +35,7 @@ from hansa.store import statements as sql
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate_postgresql
 from hansa.store.postgres_hints import Hints
+from hansa.store.postgres_passes import Passes
 from hansa.store.postgres_words import (
     AGAIN,
     CREATE,
@@ -47,7 +48,7 @@ from hansa.store.postgres_words import (
     told,
     translate,
 )
-from hansa.store.store import Row, SqlStore, Transaction
+from hansa.store.store import Pass, Row, SqlStore, Transaction
 
 T = TypeVar("T")
 log = structlog.get_logger("hansa.store")
@@ -76,6 +77,7 @@ SETTINGS = {
     "jit": "off",
     # Our statements look up rows by their keys; a table without statistics must not tempt into scanning all of it.
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
@@ -132,6 +134,7 @@ class PostgresDriver:
         self._url, self.where = url, shown(url)
         self._pool: asyncpg.Pool | None = None
         self._hints = Hints(lambda: connect(url), clock, follow=follow)
+        self._passes = Passes(self._alone)
         self._closed = False
 
     @property
@@ -224,6 +227,32 @@ class PostgresDriver:
                 if attempt == ATTEMPTS:
                     raise told(error, self.where) from error
                 await asyncio.sleep(random.random() * 0.01 * 2**attempt)
+        raise AssertionError
+
+    async def at_once(self, statement: str, **parameters: Any) -> list[Row]:
+        text, names = translate(statement)
+        return await self._alone(text, *_values(names, parameters))
+
+    async def finish(self, it: Pass) -> int:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                revision = await self._passes.finish(it)
+        except TimeoutError as error:
+            raise told(error, self.where) from error
+        self._hints.committed()
+        return revision
+
+    async def _alone(self, text: str, *values: Any) -> list[Row]:
+        """A statement that commits by itself. Whether it did is not known when the connection breaks meanwhile, so it
+        is one that does no harm twice, and none when its answer is lost."""
+        for attempt in range(1, ATTEMPTS + 1):
+            async with self._connection() as connection:
+                try:
+                    return list(await connection.fetch(text, *values))
+                except ERRORS as error:
+                    if not isinstance(error, AGAIN) or attempt == ATTEMPTS:
+                        raise told(error, self.where) from error
+            await asyncio.sleep(random.random() * 0.01 * 2**attempt)
         raise AssertionError
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs) -> T:

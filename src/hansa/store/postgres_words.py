@@ -19,19 +19,17 @@ _STORE = number("store")
 
 OWN_SHAPE = {
     # In which order changes can be read: see migrations/0001_init.postgresql.sql.
+    # By the index that is made for it: see migrations/0004_passes.postgresql.sql.
+    sql.LIST_EXACT: f"""
+select {sql.COLUMNS} from objects where kind || '/' || scope = :kind::text || '/' || :scope::text and seq > :after
+ order by seq limit :limit""",
     sql.REVISION: "select hansa_readable()",
     sql.CHANGES: """
 select revision, at, kind, scope, name, uid, act, by_whom, request, body
   from hansa_changes(:after, :scope, :inside, :limit)""",
     sql.INSERT_CHANGE: "select hansa_change(:at, :kind, :scope, :name, :uid, :act, :by, :request, :body)",
-    # `materialized`: the locks are taken once, whatever the plan; `skip locked`: nobody waits for anybody.
     sql.CLAIM: """
-with due as materialized (
-  select kind, scope, name from work where due_at <= :now and leased_until <= :now
-   order by going desc, due_at limit :limit for update skip locked)
-update work w set leased_until = :until, token = :token, woken_at = null
-  from due where w.kind = due.kind and w.scope = due.scope and w.name = due.name
-returning w.kind, w.scope, w.name, w.failures, w.going, w.due_at""",
+select kind, scope, name, failures, going, due_at from hansa_claim(:now, :until, :token, :limit)""",
 }
 
 # In one order for all, before anything else of these rows is written. `lateral`: row by row in that order, each by its

@@ -82,8 +82,14 @@ update work set leased_until = :until, token = :token, woken_at = null
     where due_at <= :now and leased_until <= :now
     order by going desc, due_at limit :limit)
 returning kind, scope, name, failures, going, due_at"""
+# The first that is free, by its index; whoever is due before it is leased, until then.
 NEXT_DUE = """
-select min(case when leased_until > due_at then leased_until else due_at end) from work where due_at is not null"""
+with free as (select min(due_at) as at from work where due_at is not null and leased_until <= due_at)
+select min(at) from (
+  select at from free where at is not null
+  union all
+  select min(w.leased_until) as at from work w, free
+   where w.due_at < coalesce(free.at, 1e300) and w.leased_until > w.due_at) as both_of_them"""
 RELEASE_LEASES = """
 update work set leased_until = 0, token = '' where leased_until > 0 and token like :inside escape '!' returning name"""
 BACKLOG = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -68,6 +68,26 @@ class Transaction(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The end of a pass of the loop: its status under its lease and generation (None: none), and the key given back.
+
+    Texts are JSON; `system_labels` None leaves them as they are. `at`, `due`: epoch seconds, `due` None is at rest.
+    """
+
+    at: float
+    key: Key
+    token: str
+    due: float | None
+    failures: int
+    by: str
+    request: str
+    generation: int = 0
+    status: str | None = None
+    system_labels: str | None = None
+    wake: bool = False
+
+
 class Driver(Protocol):
     @property
     def skew_s(self) -> float:
@@ -84,6 +104,16 @@ class Driver(Protocol):
 
         Raises what `work` raises (then nothing of it is kept), Retry when the database does not answer. `work` may
         run more than once, each time on a fresh transaction."""
+        ...
+
+    async def at_once(self, statement: str, **parameters: Any) -> list[Row]:
+        """One statement that writes, as a transaction of its own. Raises Retry."""
+        ...
+
+    @property
+    def finish(self) -> Callable[[Pass], Awaitable[int]] | None:
+        """A shorter way to write the end of a pass, where the database has one: the revision, 0 when nothing new was
+        said. Raises Conflict, NotFound, Retry."""
         ...
 
     def listen(self, call: Callable[[int], None]) -> None:
@@ -236,15 +266,9 @@ class SqlStore:
     # -- writing ----------------------------------------------------------------------------
 
     async def commit(self, *writes: Write, by: str = "", request: str = "") -> int:
-        async def work(tx: Transaction) -> int:
-            pen = _Pen(tx, self.clock.now(), by, request)
-            for write in writes:
-                await pen.write(write)
-            return pen.revision
-
         started, outcome = time.perf_counter(), "ok"
         try:
-            revision = await self._driver.write(work, needs_of(writes))
+            revision = await self._written(writes, by, request)
         except HansaError as refusal:
             outcome = refusal.reason
             if isinstance(refusal, Retry):
@@ -256,6 +280,20 @@ class SqlStore:
             self.unwritable = ""
         self._tell(revision)
         return revision
+
+    async def _written(self, writes: Sequence[Write], by: str, request: str) -> int:
+        if (finish := self._driver.finish) is not None:
+            whole = _pass_of(writes, self.clock.now(), by, request)
+            if whole is not None:
+                return await finish(whole)
+
+        async def work(tx: Transaction) -> int:
+            pen = _Pen(tx, self.clock.now(), by, request)
+            for write in writes:
+                await pen.write(write)
+            return pen.revision
+
+        return await self._driver.write(work, needs_of(writes))
 
     async def trouble(self) -> str:
         if self.unwritable:
@@ -276,12 +314,8 @@ class SqlStore:
 
     async def claim(self, limit: int, lease_s: float) -> Sequence[Lease]:
         now, token = self.clock.now(), self.hand + self._ids.token()
-
-        async def work(tx: Transaction) -> builtins.list[Row]:
-            return await tx.all(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
-
         try:
-            found = await self._driver.write(work)
+            found = await self._driver.at_once(sql.CLAIM, now=now, until=now + lease_s, token=token, limit=limit)
         except Retry as retry:
             self.unwritable = _why(retry)
             raise
@@ -319,6 +353,29 @@ class SqlStore:
 
     async def close(self) -> None:
         await self._driver.close()
+
+
+def _pass_of(writes: Sequence[Write], now: float, by: str, request: str) -> Pass | None:
+    """What the loop mostly commits, as one thing; None for all else."""
+    match writes:
+        case [Settle() as settle]:
+            said = None
+        case [SetStatus() as said, Settle() as settle] if said.lease == settle.lease and said.key == settle.lease.key:
+            pass
+        case _:
+            return None
+    due = None if settle.due_in_s is None else now + settle.due_in_s
+    end = Pass(now, settle.lease.key, settle.lease.token, due, _failures(settle), by, request)
+    if said is None:
+        return end
+    labels = None if said.system_labels is None else _json(dict(said.system_labels))
+    return replace(
+        end, generation=said.generation, status=_json(said.status), system_labels=labels, wake=said.wake
+    )  # fmt: skip
+
+
+def _failures(settle: Settle) -> int:
+    return settle.lease.failures + 1 if settle.failed else 0
 
 
 def _why(retry: Retry) -> str:
@@ -546,8 +603,7 @@ class _Pen:
 
     async def _settle(self, it: Settle) -> None:
         due = None if it.due_in_s is None else self._now + it.due_in_s
-        failures = it.lease.failures + 1 if it.failed else 0
-        await self._tx.all(sql.SETTLE, token=it.lease.token, due=due, failures=failures, **_key(it.lease.key))
+        await self._tx.all(sql.SETTLE, token=it.lease.token, due=due, failures=_failures(it), **_key(it.lease.key))
 
     # -- claims -----------------------------------------------------------------------------
 
