@@ -88,26 +88,26 @@ def _compare(
 
 def _rate(pid: int, port: int, method: str, path: str, headers: dict[str, str], kind: str | None) -> float:
     """Requests a CPU second of the server."""
-    before = _cpu_s(pid)
+    before = cpu_s(pid)
     if method == "GET" and shutil.which("wrk"):
         words = [w for name, value in headers.items() for w in ("-H", f"{name}: {value}")]
         said = subprocess.run(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", *words, f"http://127.0.0.1:{port}{path}"],
                               capture_output=True, text=True, check=True).stdout  # fmt: skip
         done = int(said.split(" requests in")[0].split()[-1])
     else:
-        done = _load(port, method, path, headers, kind)
-    return done / (_cpu_s(pid) - before)
+        done = load(port, method, path, headers, kind)
+    return done / (cpu_s(pid) - before)
 
 
-def _load(port: int, method: str, path: str, headers: dict[str, str], kind: str | None) -> int:
-    counts = [0] * CONNECTIONS
+def load(port: int, method: str, path: str, headers: dict[str, str], kind: str | None) -> int:
+    counts, mark = [0] * CONNECTIONS, time.time_ns() % 10**12  # no name comes twice
     end = time.monotonic() + SECONDS
 
     def work(i: int) -> None:
         connection = HTTPConnection("127.0.0.1", port)
         while time.monotonic() < end:
             spec = {"strategy": {"type": "spread"}, "placement": {"zone": "a"}}
-            body = json.dumps({"metadata": {"id": f"g{port}-{i}-{counts[i]}"}, "spec": spec}) if kind else None
+            body = json.dumps({"metadata": {"id": f"g{port}-{mark}-{i}-{counts[i]}"}, "spec": spec}) if kind else None
             connection.request(method, path, body, {**headers, "Content-Type": "application/json"})
             answer = connection.getresponse()
             answer.read()
@@ -123,7 +123,7 @@ def _load(port: int, method: str, path: str, headers: dict[str, str], kind: str 
     return sum(counts)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     return sum(_cpu_of(each) for each in _tree(pid))
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 import asyncpg
 
+from benchmarks import database_api
+from benchmarks.store import looped
 from hansa.clock import SystemClock, SystemIds
 from hansa.kinds import catalogue
 from hansa.kinds.resource import Key
@@ -46,8 +48,10 @@ create table bare.work (kind text, scope text, name text, due double precision, 
 
 def run() -> Iterator[dict[str, Any]]:
     with _server() as url:
-        for figures in (_rates, _two_processes, _claims, _backup):
+        for figures in (_rates, _two_processes, _claims, _loops):
             yield from asyncio.run(figures(url))
+        yield from database_api.run(url)
+        yield from asyncio.run(_backup(url))
 
 
 @contextlib.contextmanager
@@ -187,6 +191,20 @@ async def _claims(url: str) -> list[dict[str, Any]]:
         took = time.perf_counter() - began
         assert done == KEYS, done
         figures.append({"what": f"passes on PostgreSQL, {loops} loops claiming", "per_s": round(done / took)})
+        for store in stores:
+            await store.close()
+    return figures
+
+
+async def _loops(url: str) -> list[dict[str, Any]]:
+    """The same by real control loops: what the loop asks besides, and the work of waking neighbours."""
+    figures = []
+    for count in (1, 2):
+        stores = [await _open(url) for _ in range(count)]
+        for start in range(0, KEYS, 500):
+            await stores[0].commit(*(_create(f"l{count}-{n}", due=True) for n in range(start, start + 500)))
+        figures.append({"what": f"passes of the loop on PostgreSQL, {count} in one process",
+                        "per_s": round(await looped(stores, KEYS))})  # fmt: skip
         for store in stores:
             await store.close()
     return figures

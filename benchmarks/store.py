@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from hansa.kinds.compute import PlacementGroup, PlacementGroupStatus
 from hansa.kinds.resource import Key
 from hansa.store.port import Create
 from hansa.store.sqlite import open_sqlite
+from hansa.store.store import SqlStore
 from hansa.wiring import FleetEngines
 
 assert catalogue.MODULES
 BATCH, ROUNDS = 64, 40
+PASSES = 2000
 SPEC = {"strategy": {"type": "spread"}, "placement": {"zone": "a"}, "note": "x" * 400}
 
 
@@ -75,7 +77,9 @@ def _bare(path: Path) -> float:
     return ROUNDS * BATCH / took
 
 
-class _Nothing:
+class Nothing:
+    """Reconciles a group at once: what a pass costs besides its work."""
+
     kind = PlacementGroup
 
     async def reconcile(self, it: Any, world: World) -> Outcome:
@@ -83,19 +87,27 @@ class _Nothing:
 
 
 async def _passes(path: Path) -> float:
-    count = 2000
     store = await open_sqlite(path, clock=SystemClock(), ids=SystemIds())
-    for start in range(0, count, 500):
+    for start in range(0, PASSES, 500):
         await store.commit(*(_create(n) for n in range(start, start + 500)))
-    world = World(store, FleetEngines(), SystemClock(), SystemIds(), Settings())
-    loop = Loop(world, {"PlacementGroup": _Nothing()}, 64)
-    store.on_commit(loop.wake)
+    rate = await looped([store], PASSES)
+    await store.close()
+    return rate
+
+
+async def looped(stores: Sequence[SqlStore], count: int) -> float:
+    """Passes a second of control loops, one a store, over so many due groups."""
+    loops = []
+    for store in stores:
+        world = World(store, FleetEngines(), SystemClock(), SystemIds(), Settings())
+        loops.append(Loop(world, {"PlacementGroup": Nothing()}, 64))
+        store.on_commit(loops[-1].wake)
     began = time.perf_counter()
-    running = asyncio.create_task(loop.run())
-    while loop.counts.passes < count or loop._running:
+    running = [asyncio.create_task(loop.run()) for loop in loops]
+    while sum(loop.counts.passes for loop in loops) < count or any(loop.in_flight for loop in loops):
         await asyncio.sleep(0.002)
     took = time.perf_counter() - began
-    await loop.stop()
-    await running
-    await store.close()
+    for loop in loops:
+        await loop.stop()
+    await asyncio.gather(*running)
     return count / took
