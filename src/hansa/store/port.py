@@ -235,7 +235,6 @@ class Query:
 class Page:
     items: list[Stored]
     next: str = ""  # empty: that was all
-    revision: int = 0  # of the store when the page was read
 
 
 @dataclass(frozen=True, slots=True)

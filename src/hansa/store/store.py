@@ -168,7 +168,6 @@ class SqlStore:
         if query.after and not query.after.isdigit():
             raise Invalid.field("continue", "must be one that a list gave out")
         asked = EVERYTHING if query.limit is None else query.limit + 1
-        revision = await self.revision()  # before the rows: who watches from it misses nothing
         values: dict[str, Any] = {"scope": query.scope, "after": int(query.after or 0), "limit": asked}
         if query.kind is not None and not query.below:
             rows = await self._driver.read(sql.LIST_EXACT, kind=query.kind, **values)
@@ -179,7 +178,7 @@ class SqlStore:
             )
         more = query.limit is not None and len(rows) > query.limit
         rows = rows[: query.limit] if more else rows
-        return Page([_stored(r) for r in rows], str(rows[-1][14]) if more else "", revision)
+        return Page([_stored(r) for r in rows], str(rows[-1][14]) if more else "")
 
     async def changes(self, after: int, *, scope: str = "", limit: int = 500) -> builtins.list[Change]:
         rows = await self._driver.read(sql.CHANGES, after=after, scope=scope, inside=_inside(scope), limit=limit)
