@@ -452,10 +452,19 @@ async def test_the_backlog_tells_what_is_due_and_what_is_in_a_hand(store: SqlSto
     assert ((await store.backlog()).due, (await store.backlog()).leased) == (1, 0)
 
 
-async def test_a_change_names_the_request_that_made_it(store: SqlStore) -> None:
-    made = await store.commit(Create(Key("Disk", "projects/p/regions/r", "d"), "u", {}), request="trace-1")
-    assert await store.request_of(made) == "trace-1"
-    assert await store.request_of(made + 100) == ""
+async def test_an_object_is_read_with_the_request_of_its_users_last_write(store: SqlStore) -> None:
+    made = await store.commit(Create(key("d"), "u", {"n": 1}), request="trace-1")
+    assert await store.asked(key("d")) == (await store.get(key("d")), "trace-1")
+    await store.commit(SetStatus(key("d"), 1, {"s": 1}, None), request="the loop's")
+    assert (await store.asked(key("d")))[1] == "trace-1"
+    await store.commit(Update(key("d"), made, spec={"n": 2}), request="trace-2")
+    assert await store.asked(key("d")) == (await store.get(key("d")), "trace-2")
+    clock_of(store).at += 100
+    await store.commit(Create(key("e"), "u2", {}))
+    await store.sweep(changes_kept=1, changes_kept_s=10)
+    assert await store.asked(key("d")) == (await store.get(key("d")), ""), "the change is no longer kept"
+    with pytest.raises(NotFound):
+        await store.asked(key("none"))
 
 
 async def test_what_a_dead_hand_holds_is_free_at_once(store: SqlStore) -> None:

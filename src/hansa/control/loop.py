@@ -157,13 +157,12 @@ class Loop:
         it, in a word."""
         self.counts.passes += 1
         try:
-            stored = await self.world.store.get(lease.key)
+            stored, request = await self.world.store.asked(lease.key)
         except NotFound:
             await self._commit(Settle(lease, None))
             return "gone"
         it = read(stored)
-        request = await self._request_of(it)
-        with structlog.contextvars.bound_contextvars(**({"request": request} if request else {})):
+        with structlog.contextvars.bound_contextvars(**({"request": request} if request and _wanting(it) else {})):
             return await self._attempt(it, lease)
 
     async def _attempt(self, it: AnyResource, lease: Lease) -> str:
@@ -204,13 +203,6 @@ class Loop:
             await self._back_off(it, lease, f"bug: {bug!r}", None)
             return "bug"
         return "ok"
-
-    async def _request_of(self, it: AnyResource) -> str:
-        """The request of the user's last write, while what it asked for is not done: its id goes on into what is
-        done about it. Empty when that change is no longer kept."""
-        if it.ready and it.stored.observed == it.generation and not it.deleting:
-            return ""
-        return await self.world.store.request_of(it.stored.user_revision)
 
     def _unmanaged(self, it: AnyResource, lease: Lease) -> tuple[Write, ...]:
         """A kind that nobody reconciles: nothing to do, or nothing to clean up."""
@@ -275,3 +267,8 @@ class Loop:
         self.errors.move_to_end(key)
         while len(self.errors) > ERRORS_KEPT:
             self.errors.popitem(last=False)
+
+
+def _wanting(it: AnyResource) -> bool:
+    """Is what the user's last write asked for still to be done? Its request's id goes on into what is done about it."""
+    return not it.ready

@@ -333,8 +333,9 @@ class Store(Protocol):
         Raises Gone when some of them are no longer kept."""
         ...
 
-    async def request_of(self, revision: int) -> str:
-        """The id of the request that made a change; empty for one that nobody asked for, or that is no longer kept."""
+    async def asked(self, key: Key) -> tuple[Stored, str]:
+        """As `get`, and the id of the request of the user's last write; empty for one that nobody asked for, or that
+        is no longer kept."""
         ...
 
     async def pointers_to(self, key: Key) -> builtins.list[Pointer]: ...

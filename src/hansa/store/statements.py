@@ -15,6 +15,8 @@ COLUMNS = (
 # -- objects ------------------------------------------------------------------------------------
 
 GET = f"select {COLUMNS} from objects where {KEY}"
+GET_ASKED = f"""
+select {COLUMNS}, (select request from changes where revision = objects.user_revision) from objects where {KEY}"""
 FIND = f"select {COLUMNS} from objects where uid = :uid"
 LIST = f"""
 select {COLUMNS} from objects
@@ -48,7 +50,6 @@ CHANGES = """
 select revision, at, kind, scope, name, uid, act, by_whom, request, body from changes
  where revision > :after and (:scope = '' or scope = :scope or scope like :inside escape '!')
  order by revision limit :limit"""
-REQUEST = "select request from changes where revision = :revision"
 REVISION = "select coalesce(max(revision), 0) from changes"
 OLDEST = "select value from marks where name = 'oldest_change'"
 DROP_CHANGES = "delete from changes where at < :before and revision < :below"

@@ -186,9 +186,11 @@ class SqlStore:
             raise Gone(f"changes after {after} are no longer kept: list again and go on from there")
         return [_change(r) for r in rows]
 
-    async def request_of(self, revision: int) -> str:
-        rows = await self._driver.read(sql.REQUEST, revision=revision)
-        return str(rows[0][0]) if rows else ""
+    async def asked(self, key: Key) -> tuple[Stored, str]:
+        rows = await self._driver.read(sql.GET_ASKED, **_key(key))
+        if not rows:
+            raise NotFound(f"there is no {key}")
+        return _stored(rows[0]), rows[0][15] or ""
 
     async def pointers_to(self, key: Key) -> builtins.list[Pointer]:
         return [_pointer(r) for r in await self._driver.read(sql.LINKS_TO, **_key(key))]
