@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hansa.clock import Clock, Ids
+from hansa.store.driver import Driver, Pass, Row, Transaction
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.postgres import PostgresDriver
 from hansa.store.sqlite import SqliteDriver
-from hansa.store.store import Driver, Pass, Row, SqlStore, Transaction
+from hansa.store.store import SqlStore
 
 from ..postgres import server, wanted
 from .clockwork import Traffic, VirtualClock

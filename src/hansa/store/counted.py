@@ -7,14 +7,11 @@ adding them up, and is the lock that those who take wait for. Both change togeth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from hansa.errors import Bug, Full, Retry, Shortfall
 from hansa.store import statements as sql
+from hansa.store.driver import Transaction
 from hansa.store.port import Claim, SetCeilings
-
-if TYPE_CHECKING:
-    from hansa.store.store import Transaction
 
 TRIES = 3
 

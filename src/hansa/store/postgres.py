@@ -32,6 +32,7 @@ import structlog
 from hansa.clock import Clock, Ids
 from hansa.errors import HansaError, Invalid, Retry
 from hansa.store import statements as sql
+from hansa.store.driver import Pass, Row, Transaction
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate_postgresql
 from hansa.store.postgres_hints import Hints
@@ -48,7 +49,7 @@ from hansa.store.postgres_words import (
     told,
     translate,
 )
-from hansa.store.store import Pass, Row, SqlStore, Transaction
+from hansa.store.store import SqlStore
 
 T = TypeVar("T")
 log = structlog.get_logger("hansa.store")

@@ -15,8 +15,8 @@ from typing import Any
 import asyncpg
 
 from hansa.errors import Bug, Conflict, HansaError, NotFound
+from hansa.store.driver import Pass, Row
 from hansa.store.locks import number, object_name
-from hansa.store.store import Pass, Row
 
 WORKERS = 2  # batches in flight: one is flushed while the next is worked on
 BATCH_MAX = 32

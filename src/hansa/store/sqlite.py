@@ -20,9 +20,10 @@ from typing import Any, TypeVar, cast
 from hansa.clock import Clock, Ids
 from hansa.errors import HansaError, Retry
 from hansa.store import statements as sql
+from hansa.store.driver import Row, Transaction
 from hansa.store.locks import NOTHING, Needs
 from hansa.store.migrate import migrate
-from hansa.store.store import Row, SqlStore, Transaction
+from hansa.store.store import SqlStore
 
 T = TypeVar("T")
 GROUP_MAX = 64  # commits that share one flush
