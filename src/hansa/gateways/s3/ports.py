@@ -95,6 +95,10 @@ class Directory(Protocol):
         """The display name of a canonical user id, None for one that nobody has: grants name only people there are."""
         ...
 
+    def user_of_email(self, email: str) -> str | None:
+        """The canonical user id of who has this address."""
+        ...
+
     def project_limits(self, project: str) -> ProjectLimits: ...
 
     def key_material(self, project: str, name: str) -> bytes:
