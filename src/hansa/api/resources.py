@@ -126,7 +126,7 @@ class Resources:
         """As this caller sees it: secret fields in clear for whoever may update the object, `***` for others."""
         if kind is Organization:
             stored = await quotas.with_usage(self.store, stored)
-        has = any(at(stored.spec, path) is not None for path in kind.secrets)
+        has = any(at(stored.spec, path) is not None for path in kind.secrets if path not in kind.unseen)
         if not has or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
@@ -135,7 +135,7 @@ class Resources:
         opened: dict[tuple[str, ...], str] = {}
         for path in kind.secrets:
             name = ".".join(path)
-            if (sealed := await self.store.secret(stored.uid, name)) is not None:
+            if path not in kind.unseen and (sealed := await self.store.secret(stored.uid, name)) is not None:
                 opened[path] = self.sealer.open(sealed, f"{stored.uid}/{name}").decode()
         return opened
 
