@@ -6,6 +6,7 @@ says and hold its shape; what it means, and what more is allowed, is for whoever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ CHECKSUMS = {
     "SHA1": "ChecksumSHA1",
     "SHA256": "ChecksumSHA256",
 }
+_ALGORITHMS = {name: algorithm for algorithm, name in CHECKSUMS.items()}
+_NUMBER = re.compile(r"[0-9]{1,6}")
 
 Tags = tuple[tuple[str, str], ...]
 
@@ -103,15 +106,15 @@ def read_deletion(body: bytes) -> Deletion:
 
 def _doomed(node: xml.Node) -> Doomed:
     node.only("Key", "VersionId", "ETag", "Size", "LastModifiedTime")
-    key = node.one("Key").text
-    if not key:
-        raise xml.malformed(f"{node.path}/Key", "is empty")
+    fields = node.fields()
+    if not fields.get("Key"):
+        raise xml.malformed(f"{node.path}/Key", "is missing")
     return Doomed(
-        key=key,
-        version_id=node.value("VersionId").strip(),
-        etag=bare_etag(node.value("ETag")),
+        key=fields["Key"],
+        version_id=fields.get("VersionId", "").strip(),
+        etag=bare_etag(fields.get("ETag", "")),
         size=node.whole("Size"),
-        modified=node.value("LastModifiedTime").strip(),
+        modified=fields.get("LastModifiedTime", "").strip(),
     )
 
 
@@ -170,11 +173,13 @@ def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
 
 
 def _part(node: xml.Node) -> CompletedPart:
-    number = node.whole("PartNumber")
-    if number is None or not 1 <= number <= PARTS_MAX:
-        raise S3Error.argument("PartNumber", str(number or ""), f"must be 1 to {PARTS_MAX}")
-    sums = {algorithm: node.value(name).strip() for algorithm, name in CHECKSUMS.items()}
-    return CompletedPart(number, bare_etag(node.value("ETag")), {name: value for name, value in sums.items() if value})
+    """Elements that we do not know are passed over: clients add theirs, and none of them changes what is put together."""
+    fields = node.fields()
+    number = fields.get("PartNumber", "").strip()
+    if not (_NUMBER.fullmatch(number) and 1 <= int(number) <= PARTS_MAX):
+        raise S3Error.argument("PartNumber", number, f"must be 1 to {PARTS_MAX}")
+    sums = {_ALGORITHMS[name]: value.strip() for name, value in fields.items() if name in _ALGORITHMS}
+    return CompletedPart(int(number), bare_etag(fields.get("ETag", "")), sums)
 
 
 def bare_etag(text: str) -> str:

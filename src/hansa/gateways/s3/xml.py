@@ -67,6 +67,13 @@ class Node:
                 raise malformed(f"{self.path}/{child.tag}", "is not known here")
         return self
 
+    def fields(self) -> dict[str, str]:
+        """The children's texts by name, for long lists of flat things. Raises for a name that comes twice."""
+        found = {child.tag: child.text or "" for child in self._element}
+        if len(found) != len(self._element):
+            raise malformed(self.path, "may hold each element only once")
+        return found
+
     def all(self, name: str, *, at_most: int = ELEMENTS_MAX) -> list[Node]:
         found = [Node(child, f"{self.path}/{name}") for child in self._element if child.tag == name]
         if len(found) > at_most:
@@ -140,11 +147,13 @@ def read(body: bytes, *roots: str, bytes_max: int = BODY_BYTES_MAX) -> Node:
         raise S3Error.of("MaxMessageLengthExceeded", f"The body may have {bytes_max} bytes.")
     if not body.strip():
         raise S3Error.of("MissingRequestBodyError")
+    if b"\0" in body:  # UTF-16, which the parser would find out by itself
+        raise S3Error.of("MalformedXML", "The body is not in UTF-8.")
     if b"<!DOCTYPE" in body:  # with it go entities; no other encoding than UTF-8 is read, so this finds each one
         raise S3Error.of("MalformedXML", "A document type is not allowed.")
     parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314 - no document type, limits on all else
     try:
-        parser.feed(body)
+        parser.feed(body.decode())
         root = parser.close()
     except (ElementTree.ParseError, ValueError) as error:
         raise S3Error.of("MalformedXML", "The body is no well-formed XML.") from error
