@@ -1,0 +1,199 @@
+"""Object lock: what may not be deleted, until when, and who may change that. Pure; all moments are epoch seconds.
+
+GOVERNANCE yields to whoever may bypass it and says so; COMPLIANCE yields to nobody, its date may only grow; a legal hold
+stands by itself. A lock is worth no more than the clock, so `now` is always the moment that the index vouches for
+(`ObjectIndex.floor`), not the machine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hansa.gateways.s3.dates import iso_date, read_iso_date
+from hansa.gateways.s3.errors import S3Error
+from hansa.objectindex.records import Lock
+
+DAY_S = 86_400
+YEAR_DAYS = 365
+DAYS_MAX = 36_500
+YEARS_MAX = 100
+GOVERNANCE, COMPLIANCE = "GOVERNANCE", "COMPLIANCE"
+MODES = (GOVERNANCE, COMPLIANCE)
+MODE, UNTIL, HOLD = "x-amz-object-lock-mode", "x-amz-object-lock-retain-until-date", "x-amz-object-lock-legal-hold"
+
+_WORDS = {GOVERNANCE: "Soft", COMPLIANCE: "Immutable"}  # as the contract of buckets calls them
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRetention:
+    """What a bucket lays on every new version: exactly one of `days` and `years`."""
+
+    mode: str
+    days: int | None = None
+    years: int | None = None
+
+    @property
+    def seconds(self) -> int:
+        return (self.days if self.days is not None else (self.years or 0) * YEAR_DAYS) * DAY_S
+
+
+# -- a bucket's configuration ---------------------------------------------------------------------
+
+
+def check_default(enabled: str, default: DefaultRetention | None) -> None:
+    """Of a PutObjectLockConfiguration body. Raises MalformedXML, InvalidRetentionPeriod."""
+    if enabled != "Enabled":
+        raise S3Error.of(
+            "MalformedXML", "ObjectLockEnabled: must be Enabled; object lock cannot be taken off a bucket."
+        )
+    if default is None:
+        return
+    _check_mode(default.mode)
+    if (default.days is None) is (default.years is None):
+        raise S3Error.of("MalformedXML", "DefaultRetention: takes exactly one of Days and Years.")
+    for name, given, most in (("Days", default.days, DAYS_MAX), ("Years", default.years, YEARS_MAX)):
+        if given is not None and not 1 <= given <= most:
+            raise S3Error.of("InvalidRetentionPeriod", f"DefaultRetention.{name}: must be 1 to {most}.")
+
+
+def check_lockable(*, versioned: bool) -> None:
+    """Object lock is for buckets whose versioning is enabled. Raises InvalidBucketState."""
+    if not versioned:
+        raise S3Error.of("InvalidBucketState", "Object lock needs a bucket whose versioning is enabled.")
+
+
+def default_from(document: Mapping[str, Any] | None) -> DefaultRetention | None:
+    """Of a bucket's `defaultObjectLocking`. `durationYears` stands beside the contract's days when years were asked."""
+    if not document:
+        return None
+    mode = next(mode for mode, word in _WORDS.items() if word == document["mode"])
+    years = document.get("durationYears")
+    return DefaultRetention(mode, years=years) if years else DefaultRetention(mode, days=document["durationDays"])
+
+
+def document_of(default: DefaultRetention) -> dict[str, Any]:
+    found: dict[str, Any] = {"mode": _WORDS[default.mode], "durationDays": default.seconds // DAY_S}
+    return found | ({} if default.years is None else {"durationYears": default.years})
+
+
+# -- a new version --------------------------------------------------------------------------------
+
+
+def lock_of_new(
+    headers: Mapping[str, str], *, locking: bool, default: DefaultRetention | None, now: float
+) -> Lock:  # fmt: skip
+    """The lock of a version about to be written: that of its headers (lower-case names), else the bucket's default.
+
+    Raises InvalidRequest on a bucket without object lock, InvalidArgument for a header that breaks a rule.
+    """
+    mode, until, hold = (headers.get(name, "") for name in (MODE, UNTIL, HOLD))
+    if not (mode or until or hold):
+        return _default_lock(default, now) if locking else Lock()
+    if not locking:
+        raise no_configuration()
+    if bool(mode) is not bool(until):
+        raise S3Error.argument(MODE if until else UNTIL, "", f"{MODE} and {UNTIL} go together")
+    if mode and mode not in MODES:
+        raise S3Error.argument(MODE, mode, f"must be {GOVERNANCE} or {COMPLIANCE}")
+    if hold and hold not in ("ON", "OFF"):
+        raise S3Error.argument(HOLD, hold, "must be ON or OFF")
+    lock = Lock(mode, _future(until, UNTIL, now)) if mode else _default_lock(default, now)
+    return replace(lock, hold=hold == "ON")
+
+
+def _default_lock(default: DefaultRetention | None, now: float) -> Lock:
+    return Lock(default.mode, now + default.seconds) if default is not None else Lock()
+
+
+# -- changing and deleting ------------------------------------------------------------------------
+
+
+def retention(mode: str, until: str, now: float) -> Lock:
+    """Of a PutObjectRetention body; both empty: no retention. Raises MalformedXML, InvalidArgument."""
+    if not mode and not until:
+        return Lock()
+    _check_mode(mode)
+    if not until:
+        raise S3Error.of("MalformedXML", "Retention: Mode and RetainUntilDate go together.")
+    return Lock(mode, _future(until, "RetainUntilDate", now))
+
+
+def with_retention(old: Lock, new: Lock, *, bypass: bool, now: float) -> Lock:
+    """The lock after PutObjectRetention. `bypass`: the caller asked for it and may.
+
+    Raises AccessDenied for what the old retention forbids while it lasts.
+    """
+    if is_retained(old, now):
+        longer = new.mode == old.mode and new.until >= old.until
+        if old.mode == COMPLIANCE and not longer:
+            raise _denied(f"retained in COMPLIANCE mode until {iso_date(old.until)}: only a later date is allowed")
+        if old.mode == GOVERNANCE and not longer and not bypass:
+            raise _denied(
+                f"retained in GOVERNANCE mode until {iso_date(old.until)}: this takes a bypass and its permission"
+            )
+    return replace(new, hold=old.hold)
+
+
+def hold_from(status: str) -> bool:
+    """Of a PutObjectLegalHold body. Raises MalformedXML."""
+    if status not in ("ON", "OFF"):
+        raise S3Error.of("MalformedXML", "LegalHold.Status: must be ON or OFF.")
+    return status == "ON"
+
+
+def check_removal(lock: Lock, *, bypass: bool, now: float) -> None:
+    """May a version be deleted for good, or overwritten? Raises AccessDenied. A delete marker may always be laid."""
+    if lock.hold:
+        raise _denied("under a legal hold")
+    if is_retained(lock, now) and not (lock.mode == GOVERNANCE and bypass):
+        raise _denied(f"retained in {lock.mode} mode until {iso_date(lock.until)}")
+
+
+def is_retained(lock: Lock, now: float) -> bool:
+    return bool(lock.mode) and lock.until > now
+
+
+def is_bypassed(lock: Lock, *, bypass: bool, now: float) -> bool:
+    """Did only the bypass let a removal through? Such are audited."""
+    return bypass and lock.mode == GOVERNANCE and is_retained(lock, now) and not lock.hold
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def headers_of(lock: Lock) -> dict[str, str]:
+    """What GET and HEAD tell of a lock, past ones included, as S3 does."""
+    found = {MODE: lock.mode, UNTIL: iso_date(lock.until)} if lock.mode else {}
+    return found | ({HOLD: "ON"} if lock.hold else {})
+
+
+def check_readable(lock: Lock, *, locking: bool, hold: bool = False) -> None:
+    """Of GetObjectRetention and GetObjectLegalHold. Raises InvalidRequest, NoSuchObjectLockConfiguration."""
+    if not locking:
+        raise no_configuration()
+    if not hold and not lock.mode:
+        raise S3Error.of("NoSuchObjectLockConfiguration")
+
+
+def no_configuration() -> S3Error:
+    return S3Error.of("InvalidRequest", "The bucket has no object lock configuration.")
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise S3Error.of("MalformedXML", f"Mode: must be {GOVERNANCE} or {COMPLIANCE}.")
+
+
+def _future(text: str, name: str, now: float) -> float:
+    until = read_iso_date(text)
+    if until is None:
+        raise S3Error.argument(name, text, "must be a date of ISO 8601")
+    if until <= now:
+        raise S3Error.argument(name, text, "must lie in the future")
+    return until
+
+
+def _denied(why: str) -> S3Error:
+    return S3Error.of("AccessDenied", f"The version is {why}.")
