@@ -21,7 +21,8 @@ class BucketView:
     `spec` is the resource's spec as the API shows it (JSON, empty fields left out): `objectRetentionMode`,
     `defaultObjectLocking`, `lifecyclePolicy`, `policy`, `publicAccessBlock`, `objectOwnership`, `acl`, `cors`,
     `encryption`, `tags`, `replication`. `created` is epoch seconds. `owner` is the canonical user id of who made it.
-    `going`: it is being deleted and is no bucket any more to S3's clients.
+    `going`: it is being deleted and is no bucket any more to S3's clients. `open`: it was born to take ACLs, and not
+    kept from the public (`status.access`), where the spec does not say otherwise.
     """
 
     uid: str
@@ -38,6 +39,7 @@ class BucketView:
     versioning: Versioning = Versioning.NEVER
     locking: bool = False  # object lock was enabled when it was made, or since
     going: bool = False
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class ProjectLimits:
 
 
 class Directory(Protocol):
-    """Answers from memory; none of its methods but `settled` waits."""
+    """Answers from memory; none of its methods but `caught_up` waits."""
 
     region: str  # the default region, meant where a client names none
 
@@ -105,12 +107,11 @@ class Directory(Protocol):
         """32 bytes of the project's default key (empty name) or of a named one. Raises S3Error (KMS.…) or Retry."""
         ...
 
-    async def settled(self, revision: int) -> None:
-        """Returns when everything up to that revision of the control store is known here. Raises Retry in time."""
-        ...
+    async def caught_up(self) -> None:
+        """Returns when everything that was committed before the call is known here. Raises Retry in time.
 
-    def learn(self, document: Mapping[str, Any]) -> None:
-        """Takes a resource as the API answered it, before the change arrives: whoever writes reads their own write."""
+        Asked before somebody is told that there is no such key or bucket: another process may have made it just now.
+        """
         ...
 
 
