@@ -115,7 +115,7 @@ def canned(word: str, owner: Person, bucket_owner: Person | None = None) -> Acl:
     """`bucket_owner`: of an object's bucket; None for a bucket's own ACL. Raises InvalidArgument."""
     if word not in _CANNED:
         raise S3Error.argument(CANNED_HEADER, word, f"must be one of {', '.join(_CANNED)}")
-    found = []
+    found: list[AclGrant] = []
     for grantee, permission in _CANNED[word]:
         if grantee != _BUCKET_OWNER:
             found.append(AclGrant(grantee, permission))
@@ -147,7 +147,8 @@ def acl_of_new(
 
 def grantees_in(name: str, text: str) -> list[Grantee]:
     """Of a header: `id="…", uri="…", emailAddress="…"`. Raises InvalidArgument."""
-    found, at = [], 0
+    found: list[Grantee] = []
+    at = 0
     while at < len(text[:_HEADER_MAX]) and len(found) <= GRANTS_MAX:
         match = _GRANTEE.match(text, at)
         if match is None:
@@ -253,17 +254,15 @@ def ownership_named(text: str) -> Ownership:
 
 
 def acl_from(document: Mapping[str, Any] | None, owner: Person) -> Acl:
-    """Of a bucket's `acl`; without one it is the owner's alone."""
-    if document is None:
+    """Of a bucket with this `acl`; without one it is the owner's alone."""
+    if document is None or "grants" not in document:
         return private(owner)
-    grants = (AclGrant(g["grantee"], g["permission"], g.get("name", "")) for g in document.get("grants", ()))
+    grants = (AclGrant(g["grantee"], g["permission"], g.get("name") or "") for g in document["grants"])
     return Acl(owner, tuple(grants))
 
 
 def document_of(acl: Acl) -> dict[str, Any]:
-    return {"grants": [_document(grant) for grant in acl.grants]}
-
-
-def _document(grant: AclGrant) -> dict[str, str]:
-    found = {"grantee": grant.grantee, "permission": grant.permission}
-    return found | ({"name": grant.name} if grant.name else {})
+    return {
+        "owner": {"id": acl.owner.id, "displayName": acl.owner.name},
+        "grants": [{"grantee": g.grantee, "permission": g.permission, "name": g.name} for g in acl.grants],
+    }

@@ -7,9 +7,9 @@ is answered without asking who sends it, since it tells nothing but the rules th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from hansa.gateways.s3.configurations import CorsRule
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.globs import Glob
 
@@ -22,24 +22,13 @@ VARY = "Origin, Access-Control-Request-Headers, Access-Control-Request-Method"
 Headers = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class CorsRule:
-    """`origins` and `headers` may hold one `*` each; `expose` are headers that scripts may read."""
-
-    origins: tuple[str, ...]
-    methods: tuple[str, ...]
-    headers: tuple[str, ...] = ()
-    expose: tuple[str, ...] = ()
-    max_age_s: int | None = None
-    id: str = ""
-
-    def fits(self, origin: str, method: str, headers: Sequence[str] = ()) -> bool:
-        """`headers`: those that a script wants to send."""
-        return (
-            method in self.methods
-            and any(Glob(pattern).matches(origin) for pattern in self.origins)
-            and all(any(Glob(pattern, folded=True).matches(name) for pattern in self.headers) for name in headers)
-        )
+def fits(rule: CorsRule, origin: str, method: str, headers: Sequence[str] = ()) -> bool:
+    """`headers`: those that a script wants to send."""
+    return (
+        method in rule.methods
+        and any(Glob(pattern).matches(origin) for pattern in rule.origins)
+        and all(any(Glob(pattern, folded=True).matches(name) for pattern in rule.headers) for name in headers)
+    )
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -54,7 +43,7 @@ def headers_for(rules: Sequence[CorsRule], method: str, headers: Mapping[str, st
     if not origin or not rules:
         return {}
     asked = headers.get("access-control-request-method", method)
-    rule = next((rule for rule in rules if rule.fits(origin, asked)), None)
+    rule = next((rule for rule in rules if fits(rule, origin, asked)), None)
     return _answer(rule, origin) if rule is not None else {"vary": VARY}
 
 
@@ -67,7 +56,7 @@ def preflight(rules: Sequence[CorsRule], headers: Mapping[str, str]) -> Headers:
         raise S3Error.of("BadRequest", f"Access-Control-Request-Method: must be one of {', '.join(METHODS)}.")
     wanted = [name.strip() for name in headers.get("access-control-request-headers", "").split(",") if name.strip()]
     for rule in rules:
-        if rule.fits(origin, method, wanted):
+        if fits(rule, origin, method, wanted):
             return _answer(rule, origin) | (
                 {"access-control-allow-headers": ", ".join(wanted).lower()} if wanted else {}
             )
@@ -83,8 +72,8 @@ def _answer(rule: CorsRule, origin: str) -> Headers:
     }
     if not anybody:
         found["access-control-allow-credentials"] = "true"
-    if rule.expose:
-        found["access-control-expose-headers"] = ", ".join(rule.expose)
+    if rule.exposed:
+        found["access-control-expose-headers"] = ", ".join(rule.exposed)
     if rule.max_age_s is not None:
         found["access-control-max-age"] = str(rule.max_age_s)
     return found
@@ -107,7 +96,7 @@ def _check_rule(rule: CorsRule, at: str) -> None:
     for name, entries in (
         ("AllowedOrigin", rule.origins),
         ("AllowedHeader", rule.headers),
-        ("ExposeHeader", rule.expose),
+        ("ExposeHeader", rule.exposed),
     ):
         if len(entries) > ENTRIES_MAX or any(not _is_plain(entry) for entry in entries):
             raise _invalid(f"{at}.{name}", f"takes up to {ENTRIES_MAX} texts of 1 to {TEXT_MAX} printable characters")
@@ -141,7 +130,7 @@ def rules_from(document: Mapping[str, Any] | None) -> tuple[CorsRule, ...]:
             origins=tuple(rule["allowedOrigins"]),
             methods=tuple(rule["allowedMethods"]),
             headers=tuple(rule.get("allowedHeaders", ())),
-            expose=tuple(rule.get("exposeHeaders", ())),
+            exposed=tuple(rule.get("exposeHeaders", ())),
             max_age_s=rule.get("maxAgeSeconds"),
             id=rule.get("id", ""),
         )
@@ -159,7 +148,7 @@ def _document(rule: CorsRule) -> dict[str, Any]:
         "allowedOrigins": list(rule.origins),
         "allowedMethods": list(rule.methods),
         "allowedHeaders": list(rule.headers),
-        "exposeHeaders": list(rule.expose),
+        "exposeHeaders": list(rule.exposed),
     }
     found = {name: value for name, value in found.items() if value}
     return found | ({} if rule.max_age_s is None else {"maxAgeSeconds": rule.max_age_s})

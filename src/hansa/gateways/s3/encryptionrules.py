@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hansa.gateways.s3.configurations import EncryptionRule
 from hansa.gateways.s3.errors import S3Error
 from hansa.objectindex.records import Encryption
 
@@ -67,22 +68,13 @@ class Wanted:
         return Encryption(self.mode, self.key, self.context)
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultEncryption:
-    """A bucket's rule. `algorithm` is AES256 or aws:kms, then with the name of a key."""
-
-    algorithm: str
-    key: str = ""
-    bucket_key: bool = False
-
-
 NO_WISH = Wanted()
 
 
 # -- writing --------------------------------------------------------------------------------------
 
 
-def wanted(headers: Mapping[str, str], default: DefaultEncryption | None, *, secure: bool) -> Wanted:
+def wanted(headers: Mapping[str, str], default: EncryptionRule | None, *, secure: bool) -> Wanted:
     """Of PutObject, CreateMultipartUpload, CopyObject, POST forms. `headers`: by lower-case name.
 
     `secure`: the request came over TLS, or plain keys are allowed here. Raises InvalidArgument, InvalidRequest,
@@ -108,7 +100,7 @@ def wanted(headers: Mapping[str, str], default: DefaultEncryption | None, *, sec
     return Wanted(KMS, _checked_key(key), _checked_context(context))
 
 
-def _by_default(default: DefaultEncryption | None) -> Wanted:
+def _by_default(default: EncryptionRule | None) -> Wanted:
     return NO_WISH if default is None else Wanted(default.algorithm, default.key)
 
 
@@ -212,7 +204,7 @@ def headers_of(encryption: Encryption | None) -> dict[str, str]:
 # -- a bucket's default ---------------------------------------------------------------------------
 
 
-def check_default(rule: DefaultEncryption) -> None:
+def check_default(rule: EncryptionRule) -> None:
     """Of PutBucketEncryption. Raises MalformedXML, InvalidArgument, NotImplemented."""
     if rule.algorithm == "aws:kms:dsse":
         _check_algorithm(rule.algorithm)
@@ -226,13 +218,13 @@ def check_default(rule: DefaultEncryption) -> None:
         _checked_key(rule.key)
 
 
-def default_from(document: Mapping[str, Any] | None) -> DefaultEncryption | None:
+def default_from(document: Mapping[str, Any] | None) -> EncryptionRule | None:
     """Of a bucket's `encryption`: the one rule it may have."""
     if not document:
         return None
-    return DefaultEncryption(document["algorithm"], document.get("key", ""), document.get("bucketKey", False))
+    return EncryptionRule(document["algorithm"], document.get("key") or "", bool(document.get("bucketKeyEnabled")))
 
 
-def document_of(rule: DefaultEncryption) -> dict[str, Any]:
+def document_of(rule: EncryptionRule) -> dict[str, Any]:
     found: dict[str, Any] = {"algorithm": rule.algorithm}
-    return found | ({"key": rule.key} if rule.key else {}) | ({"bucketKey": True} if rule.bucket_key else {})
+    return found | ({"key": rule.key} if rule.key else {}) | ({"bucketKeyEnabled": True} if rule.bucket_key else {})

@@ -8,10 +8,11 @@ stands by itself. A lock is worth no more than the clock, so `now` is always the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from hansa.gateways.s3.dates import iso_date, read_iso_date
+from hansa.gateways.s3.documents import LockSetting
 from hansa.gateways.s3.errors import S3Error
 from hansa.objectindex.records import Lock
 
@@ -26,34 +27,16 @@ MODE, UNTIL, HOLD = "x-amz-object-lock-mode", "x-amz-object-lock-retain-until-da
 _WORDS = {GOVERNANCE: "Soft", COMPLIANCE: "Immutable"}  # as the contract of buckets calls them
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultRetention:
-    """What a bucket lays on every new version: exactly one of `days` and `years`."""
-
-    mode: str
-    days: int | None = None
-    years: int | None = None
-
-    @property
-    def seconds(self) -> int:
-        return (self.days if self.days is not None else (self.years or 0) * YEAR_DAYS) * DAY_S
-
-
 # -- a bucket's configuration ---------------------------------------------------------------------
 
 
-def check_default(enabled: str, default: DefaultRetention | None) -> None:
+def check_setting(setting: LockSetting) -> None:
     """Of a PutObjectLockConfiguration body. Raises MalformedXML, InvalidRetentionPeriod."""
-    if enabled != "Enabled":
+    if not setting.enabled:
         raise S3Error.of(
             "MalformedXML", "ObjectLockEnabled: must be Enabled; object lock cannot be taken off a bucket."
         )
-    if default is None:
-        return
-    _check_mode(default.mode)
-    if (default.days is None) is (default.years is None):
-        raise S3Error.of("MalformedXML", "DefaultRetention: takes exactly one of Days and Years.")
-    for name, given, most in (("Days", default.days, DAYS_MAX), ("Years", default.years, YEARS_MAX)):
+    for name, given, most in (("Days", setting.days, DAYS_MAX), ("Years", setting.years, YEARS_MAX)):
         if given is not None and not 1 <= given <= most:
             raise S3Error.of("InvalidRetentionPeriod", f"DefaultRetention.{name}: must be 1 to {most}.")
 
@@ -64,34 +47,31 @@ def check_lockable(*, versioned: bool) -> None:
         raise S3Error.of("InvalidBucketState", "Object lock needs a bucket whose versioning is enabled.")
 
 
-def default_from(document: Mapping[str, Any] | None) -> DefaultRetention | None:
-    """Of a bucket's `defaultObjectLocking`. `durationYears` stands beside the contract's days when years were asked."""
+def setting_from(locking: bool, document: Mapping[str, Any] | None) -> LockSetting:
+    """Of a bucket with this `defaultObjectLocking`."""
     if not document:
-        return None
+        return LockSetting(locking)
     mode = next(mode for mode, word in _WORDS.items() if word == document["mode"])
-    years = document.get("durationYears")
-    return DefaultRetention(mode, years=years) if years else DefaultRetention(mode, days=document["durationDays"])
+    return LockSetting(locking, mode, document.get("durationDays"), document.get("durationYears"))
 
 
-def document_of(default: DefaultRetention) -> dict[str, Any]:
-    found: dict[str, Any] = {"mode": _WORDS[default.mode], "durationDays": default.seconds // DAY_S}
-    return found | ({} if default.years is None else {"durationYears": default.years})
+def document_of(setting: LockSetting) -> dict[str, Any]:
+    """As a merge patch: what the setting does not name is taken away."""
+    return {"mode": _WORDS[setting.mode], "durationDays": setting.days, "durationYears": setting.years}
 
 
 # -- a new version --------------------------------------------------------------------------------
 
 
-def lock_of_new(
-    headers: Mapping[str, str], *, locking: bool, default: DefaultRetention | None, now: float
-) -> Lock:  # fmt: skip
+def lock_of_new(headers: Mapping[str, str], setting: LockSetting, now: float) -> Lock:
     """The lock of a version about to be written: that of its headers (lower-case names), else the bucket's default.
 
     Raises InvalidRequest on a bucket without object lock, InvalidArgument for a header that breaks a rule.
     """
     mode, until, hold = (headers.get(name, "") for name in (MODE, UNTIL, HOLD))
     if not (mode or until or hold):
-        return _default_lock(default, now) if locking else Lock()
-    if not locking:
+        return default_lock(setting, now)
+    if not setting.enabled:
         raise no_configuration()
     if bool(mode) is not bool(until):
         raise S3Error.argument(MODE if until else UNTIL, "", f"{MODE} and {UNTIL} go together")
@@ -99,12 +79,15 @@ def lock_of_new(
         raise S3Error.argument(MODE, mode, f"must be {GOVERNANCE} or {COMPLIANCE}")
     if hold and hold not in ("ON", "OFF"):
         raise S3Error.argument(HOLD, hold, "must be ON or OFF")
-    lock = Lock(mode, _future(until, UNTIL, now)) if mode else _default_lock(default, now)
+    lock = Lock(mode, _future(until, UNTIL, now)) if mode else default_lock(setting, now)
     return replace(lock, hold=hold == "ON")
 
 
-def _default_lock(default: DefaultRetention | None, now: float) -> Lock:
-    return Lock(default.mode, now + default.seconds) if default is not None else Lock()
+def default_lock(setting: LockSetting, now: float) -> Lock:
+    if not setting.enabled or not setting.mode:
+        return Lock()
+    days = setting.days if setting.days is not None else (setting.years or 0) * YEAR_DAYS
+    return Lock(setting.mode, now + days * DAY_S)
 
 
 # -- changing and deleting ------------------------------------------------------------------------
@@ -114,9 +97,10 @@ def retention(mode: str, until: str, now: float) -> Lock:
     """Of a PutObjectRetention body; both empty: no retention. Raises MalformedXML, InvalidArgument."""
     if not mode and not until:
         return Lock()
-    _check_mode(mode)
-    if not until:
-        raise S3Error.of("MalformedXML", "Retention: Mode and RetainUntilDate go together.")
+    if mode not in MODES or not until:
+        raise S3Error.of(
+            "MalformedXML", f"Retention: needs a Mode ({GOVERNANCE} or {COMPLIANCE}) and a RetainUntilDate."
+        )
     return Lock(mode, _future(until, "RetainUntilDate", now))
 
 
@@ -134,13 +118,6 @@ def with_retention(old: Lock, new: Lock, *, bypass: bool, now: float) -> Lock:
                 f"retained in GOVERNANCE mode until {iso_date(old.until)}: this takes a bypass and its permission"
             )
     return replace(new, hold=old.hold)
-
-
-def hold_from(status: str) -> bool:
-    """Of a PutObjectLegalHold body. Raises MalformedXML."""
-    if status not in ("ON", "OFF"):
-        raise S3Error.of("MalformedXML", "LegalHold.Status: must be ON or OFF.")
-    return status == "ON"
 
 
 def check_removal(lock: Lock, *, bypass: bool, now: float) -> None:
@@ -179,11 +156,6 @@ def check_readable(lock: Lock, *, locking: bool, hold: bool = False) -> None:
 
 def no_configuration() -> S3Error:
     return S3Error.of("InvalidRequest", "The bucket has no object lock configuration.")
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise S3Error.of("MalformedXML", f"Mode: must be {GOVERNANCE} or {COMPLIANCE}.")
 
 
 def _future(text: str, name: str, now: float) -> float:
