@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hansa.objectindex.records import Limits, Versioning
-from hansa.policy.verdict import Caller
+from hansa.policy.verdict import Caller, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,10 @@ class Directory(Protocol):
 
     def user_of_email(self, email: str) -> str | None:
         """The canonical user id of who has this address."""
+        ...
+
+    def rules_of(self, project: str) -> Rules:
+        """The written rules that hold for what lies in a project: the territories that it allows."""
         ...
 
     def project_limits(self, project: str) -> ProjectLimits: ...
