@@ -235,19 +235,27 @@ def _is_restricted(ask: Ask) -> bool:
 
 
 def _by_acl(ask: Ask, by_role: Verdict) -> bool:
-    """`by_role`: who may do it in the bucket owner's place has what was granted to the bucket's owner."""
-    rules, identity = ask.rules, ask.identity
+    rules = ask.rules
     if rules.ownership is Ownership.ENFORCED:
         return False
-    mine = {identity.user_id} if identity is not None else set()
-    ids = frozenset(mine | ({rules.acl.owner.id} if by_role.allowed else set()))
-    ignore = rules.block.ignore_acls
+    ids, signed, ignore = _stands_for(ask, by_role), ask.identity is not None, rules.block.ignore_acls
     wanted = _BUCKET_ACL.get(ask.action)
-    if wanted and rules.acl.gives(wanted, ids, ignore_public=ignore):
+    if wanted and rules.acl.gives(wanted, ids, signed=signed, ignore_public=ignore):
         return True
     it, wanted = ask.object_acl, _OBJECT_ACL.get(ask.action)
     if it is None:
         return False
     if it.owner.id in ids and need(ask.action) in ((OBJECTS, Act.READ), (OBJECTS, Act.UPDATE)):
         return True
-    return bool(wanted) and it.gives(wanted or "", ids, ignore_public=ignore)
+    return bool(wanted) and it.gives(wanted or "", ids, signed=signed, ignore_public=ignore)
+
+
+def _stands_for(ask: Ask, by_role: Verdict) -> frozenset[str]:
+    """Whose grants count for the caller. At home that is the bucket's owner, as far as the caller's roles go, and nobody
+    else: what a tenant's own roles refuse, no ACL gives back."""
+    identity, bucket = ask.identity, ask.rules.bucket
+    if identity is None:
+        return frozenset()
+    if identity.project != bucket.project:
+        return frozenset({identity.user_id})
+    return frozenset({ask.rules.acl.owner.id}) if by_role.allowed else frozenset()

@@ -69,9 +69,10 @@ class Acl:
     owner: Person
     grants: tuple[AclGrant, ...] = ()
 
-    def gives(self, permission: str, ids: frozenset[str], *, ignore_public: bool = False) -> bool:
-        """`ids`: canonical ids of who asks, none for the anonymous. `ignore_public`: groups count for nothing."""
-        groups = () if ignore_public else (ALL_USERS, AUTHENTICATED) if ids else (ALL_USERS,)
+    def gives(self, permission: str, ids: frozenset[str], *, signed: bool, ignore_public: bool = False) -> bool:
+        """`ids`: whose grants count for who asks; `signed`: they proved who they are. `ignore_public`: groups count for
+        nothing."""
+        groups = () if ignore_public else (ALL_USERS, AUTHENTICATED) if signed else (ALL_USERS,)
         return any(
             grant.permission in (permission, FULL) and (grant.grantee in ids or grant.grantee in groups)
             for grant in self.grants
