@@ -10,9 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hansa.objectindex.records import (
-    Event, Facts, Garbage, Held, Limits, Listing, NewVersion, Part, Removed, Upload, UploadListing, Version, Versioning,
+    UNLIMITED,
+    Event,
+    Facts,
+    Garbage,
+    Held,
+    Limits,
+    Listing,
+    NewVersion,
+    Part,
+    Removed,
+    Upload,
+    UploadListing,
+    Version,
+    Versioning,
     Written,
-)  # fmt: skip
+)
 
 Check = Callable[[Version | None], None]
 Change = Callable[[Version], Facts]
@@ -29,7 +42,7 @@ class ObjectIndex(Protocol):
         ...
 
     async def publish(
-        self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = Limits(),
+        self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written:  # fmt: skip
         """Makes a version current. Blobs of a null version that it replaces become garbage in the same commit; so do
@@ -45,7 +58,7 @@ class ObjectIndex(Protocol):
         ...
 
     async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:
-        """One version for good; the one before it becomes the latest."""
+        """One version for good; the one before it becomes the latest. `check` sees the version that is to go."""
         ...
 
     async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
@@ -56,19 +69,21 @@ class ObjectIndex(Protocol):
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", limit: int = 1000
     ) -> Listing:
         """Current versions, markers left out, in byte order of UTF-8 keys, `after` excluded (all keys below it too when
-        it is a common prefix). Seeks over what a common prefix hides."""
+        it is a common prefix). Seeks over what a common prefix hides. Facts are those that listings show: owner, storage
+        class, and the checksum without its value."""
         ...
 
     async def list_versions(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", after_id: str = "",
         limit: int = 1000,
     ) -> Listing:  # fmt: skip
-        """All versions and markers, by key, newest first."""
+        """All versions and markers, by key, newest first; facts as in `list`. With `after_id` the page begins behind that
+        version of `after` (or with all of `after`, when it is no longer there)."""
         ...
 
     # -- multipart --------------------------------------------------------------------------
 
-    async def begin(self, upload: Upload) -> None: ...
+    async def begin(self, upload: Upload, *, project: str) -> None: ...
 
     async def upload(self, bucket: str, id: str) -> Upload | None: ...
 
@@ -79,18 +94,21 @@ class ObjectIndex(Protocol):
         """By key, then by start."""
         ...
 
-    async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = Limits()) -> bool:
+    async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = UNLIMITED) -> bool:
         """False: the upload is no longer there (the blob is then the caller's to delete). Replaces one of its number."""
         ...
 
-    async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]: ...
+    async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
+        """By number. Bytes that lie inline are left out."""
+        ...
 
     async def complete(
-        self, upload: str, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = Limits(),
+        self, upload: str, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written | None:  # fmt: skip
         """`publish` of `new` (its pieces are among the upload's parts), the upload gone in the same commit, parts that
-        were not used garbage. None: the upload is no longer there. Its outcome is remembered for an hour."""
+        were not used garbage. None: the upload is no longer there. Raises Conflict when a part was replaced meanwhile.
+        Its outcome is remembered for an hour."""
         ...
 
     async def completed(self, bucket: str, upload: str) -> Version | None:
@@ -127,11 +145,18 @@ class ObjectIndex(Protocol):
         """Those of them that a version, a part or the garbage list points at."""
         ...
 
-    async def walk(self, *, after: tuple[str, str, int] = ("", "", 0), limit: int = 500) -> Sequence[Version]:
-        """Every version of every bucket, for the duties that look at all of them (lifecycle, scrub)."""
+    async def blobs(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """Ids of all blobs in use, in order."""
         ...
 
-    async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]: ...
+    async def walk(self, *, after: tuple[str, str, int] = ("", "", 0), limit: int = 500) -> Sequence[Version]:
+        """Every version of every bucket, for the duties that look at all of them (lifecycle, scrub): by bucket and key,
+        newest first, behind (bucket, key, order). Bytes that lie inline are left out."""
+        ...
+
+    async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        """Those not yet done, by number. One of a lower number may still appear: begin each round at 0."""
+        ...
 
     async def done(self, numbers: Sequence[int]) -> None: ...
 

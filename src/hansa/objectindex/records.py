@@ -204,6 +204,9 @@ class Limits:
     versions: int | None = None
 
 
+UNLIMITED = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Garbage:
     """A blob that nothing points at any more."""
