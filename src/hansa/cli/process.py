@@ -24,6 +24,19 @@ def run(settings: Any, listener: socket.socket | None) -> None:
         runner.run(serve(settings, listener))
 
 
+def run_s3(settings: Any, plain: socket.socket, secure: socket.socket) -> None:
+    """The same for a process that serves S3. Raises ClickException when it cannot begin."""
+    import uvloop
+
+    from hansa.wiring_s3 import serve_s3
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(serve_s3(settings, plain, secure))
+        except HansaError as error:
+            raise click.ClickException(error.message) from error
+
+
 async def serve(settings: Any, listener: socket.socket | None) -> None:
     """Serves until it is told to end. Raises ClickException when it cannot begin. Without a listener nobody can ask."""
     import gc
