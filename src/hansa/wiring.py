@@ -24,17 +24,19 @@ from hansa.api.identities import Identities
 from hansa.api.keys import SigningKeys, write_private
 from hansa.api.passwords import Passwords
 from hansa.api.resources import Resources
+from hansa.api.storage import Storage
 from hansa.api.tokens import TokenService
 from hansa.api.users import Users
 from hansa.bootstrap import Credentials, ensure_cloud, read_environment, write_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings, run_folder
-from hansa.control.accounts import revoke
+from hansa.control.accounts import revoke as revoke_credential
 from hansa.control.loop import Loop
 from hansa.control.projects import project_born
 from hansa.control.quotas import count_everything
 from hansa.control.reconcilers import admissions, reconcilers
-from hansa.control.world import World
+from hansa.control.s3keys import revoke_key, rotated
+from hansa.control.world import Contents, World
 from hansa.datafolder import starting
 from hansa.engines.counted import CountedEngines, Engines
 from hansa.engines.network.driver import LocalNetworks
@@ -52,7 +54,9 @@ from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
+from hansa.kinds.storage import S3Key
 from hansa.metrics import Metrics
+from hansa.objectindex.nothing import NothingStored
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
 from hansa.sealing import Sealer
@@ -275,7 +279,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
     async with starting(data):
         cloud = await assemble(
             store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
-            kept=read_environment(data), metrics=metrics,
+            kept=read_environment(data), contents=NothingStored(), metrics=metrics,
         )  # fmt: skip
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
@@ -314,12 +318,12 @@ async def _wake_uid(store: Store, uid: str) -> None:
 
 async def assemble(
     store: Store, engines: Engines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
-    data: Path, *, kept: dict[str, str], metrics: Metrics | None = None,
+    data: Path, *, kept: dict[str, str], contents: Contents, metrics: Metrics | None = None,
 ) -> Cloud:  # fmt: skip
-    """Store and engines into a cloud: the same for `hansa up` and for tests."""
+    """Store and engines into a cloud: the same for `hansa up` and for tests. `contents`: what is in buckets."""
     sealer = sealer_of(settings, data)
     keys = SigningKeys.in_folder(data / "keys", sealer)
-    world = World(store, engines, clock, ids, settings)
+    world = World(store, engines, clock, ids, settings, contents, sealer)
     await write_places(store, ids, fleet, stand_ins=settings.stand_ins, clock=clock)
     await complete_networks(world)
 
@@ -337,8 +341,11 @@ async def assemble(
     if settings.role == "all":
         await wake_machines(store)
     gate = Gate(store)
-    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits)
-    actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
+    besides = Storage(store, gate, sealer, contents).besides()
+    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits, besides)
+    actions = Actions(
+        resources, store, gate, clock, partial(_log, world), _revoke, partial(_rotated, world), loop.last_error
+    )
     consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)
     audit = Audit(store, gate, clock, ids, credentials.organization)
@@ -369,7 +376,12 @@ async def _log(world: World, it: AnyResource, count: int) -> bytes:
 
 
 async def _revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
-    return await revoke(it, reason, now)
+    end = revoke_key if isinstance(it, S3Key) else revoke_credential
+    return await end(it, reason, now)
+
+
+def _rotated(world: World, it: AnyResource, grace_s: float) -> tuple[tuple[Write, ...], Document]:
+    return rotated(it, grace_s, world)
 
 
 async def _ready(store: Store) -> Document:

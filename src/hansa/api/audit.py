@@ -53,7 +53,7 @@ def done(
         "organization": organization,
         "outcome": "done",
         "request": request,
-    }
+    } | _with(caller)
     return Append(STREAM, id, organization, body)
 
 
@@ -67,6 +67,11 @@ async def write_record(
         ids.uid(), caller, request, verb, kind.kind, ref_of(kind, key), uid=uid,
         organization=organization or subject.organization, project=subject.project,
     )  # fmt: skip
+
+
+def _with(caller: Caller) -> Document:
+    """The key of S3 that somebody acted with, where it was one."""
+    return {"via": caller.via} if caller.via else {}
 
 
 @dataclass(slots=True)
@@ -112,7 +117,7 @@ class Audit:
                 "reason": error.reason,
                 "why": error.message[:WHY_LENGTH_MAX],
                 "request": request,
-            }
+            } | _with(caller)
             await self.store.commit(Append(STREAM, self.ids.uid(), organization, body), by=caller.ref, request=request)
         except Retry as failed:
             log.warning("a refusal has no record", request=request, who=caller.ref, detail=failed.detail)

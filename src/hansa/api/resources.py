@@ -18,13 +18,13 @@ from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.audit import write_record
 from hansa.api.decisions import allowed
-from hansa.api.grants import check_grants, first_owner
+from hansa.api.grants import check_grants, check_import, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
 from hansa.api.view import at, view
 from hansa.clock import Clock, Ids
-from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
+from hansa.errors import AlreadyExists, Conflict, Full, HansaError, InUse, Invalid, NotFound, Retry
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
@@ -32,6 +32,7 @@ from hansa.policy.quota import is_quota, spent
 from hansa.policy.verdict import Act, Caller, Rules, Subject
 from hansa.sealing import Sealer
 from hansa.store.port import (
+    NAMES,
     Admission,
     Append,
     Birth,
@@ -49,6 +50,7 @@ from hansa.store.port import (
 IDEMPOTENCY_S = 86_400.0
 PATCH_TRIES = 8
 NOTHING = Admission()
+Besides = Callable[["Asking", Stored, Document], Awaitable[Document]]
 
 
 @dataclass(slots=True)
@@ -82,12 +84,15 @@ class Resources:
     clock: Clock
     ids: Ids
     quota_defaults: Mapping[str, int] = field(default_factory=dict)
+    besides: Mapping[str, Besides] = field(default_factory=dict)  # what reading one object adds to its view, by kind
 
     # -- reading ----------------------------------------------------------------------------
 
     async def get(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
-        return await self.show(asking, kind, await self.stored(key))
+        stored = await self.stored(key)
+        shown, more = await self.show(asking, kind, stored), self.besides.get(kind.kind)
+        return shown if more is None else await more(asking, stored, shown)
 
     async def singleton(self, asking: Asking, kind: type[AnyResource], scope: str) -> Document:
         """What stands alone in its place, under the name of its collection."""
@@ -154,6 +159,7 @@ class Resources:
             return first
         it = kind(fresh)
         await check_grants(self.gate, asking.caller, it)
+        await check_import(self.gate, asking.caller, it)
         if kind is Project:
             await quotas.check_may_set(self.gate, asking.caller, kind, None, fresh, self.quota_defaults)
         admission = self.admissions.get(kind.kind, NOTHING)
@@ -285,6 +291,7 @@ class Resources:
             spec=spec if spec != stored.spec else None,
             labels=labels if labels != stored.labels else None,
             links=to,
+            observed=fresh.generation if admission.still else None,
         )
         record = await write_record(
             self.gate, self.ids, asking.caller, asking.request, verb, kind, stored.key, uid=stored.uid
@@ -332,7 +339,14 @@ class Resources:
         )
         decided = self.decided(asking, "delete", kind, key, stored.uid, rule)
         writes = (Delete(key, uid=stored.uid), record, decided)
-        await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
+        if admission.close is not None and stored.deleted_at is None:
+            await admission.close(kind(stored))
+        try:
+            await self.store.commit(*writes, by=asking.caller.ref, request=asking.request)
+        except HansaError as error:  # of a Retry nobody knows what came: it stays closed until that is seen
+            if admission.reopen is not None and stored.deleted_at is None and not isinstance(error, Retry):
+                await admission.reopen(kind(stored))
+            raise
 
     def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
         return decide(asking.caller, act, subject, Rules()).rule
@@ -354,6 +368,8 @@ def _as_conflict(full: Full) -> Exception:
     """A single key that somebody else holds is a conflict; an amount above its ceiling stays what it is."""
     if full.short is not None and is_quota(full):
         return spent(full.scope, full.key, full.short)
+    if full.scope.startswith(NAMES):
+        return AlreadyExists(f"AlreadyExists: the name {full.scope.rpartition('/')[2]} is taken, by whomever")
     return InUse(full.message) if full.owner else full
 
 

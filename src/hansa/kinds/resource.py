@@ -138,6 +138,7 @@ class Resource(Generic[S, T]):
     actions: ClassVar[tuple[str, ...]] = ()
     public: ClassVar[bool] = True  # has routes
     meters: ClassVar[tuple[Meter, ...]] = ()  # what of it is measured while it is there
+    data_type: ClassVar[type[Wire] | None] = None  # what reading one shows as `data`, in the place of spec and status
     spec_type: ClassVar[type[Spec]]
     status_type: ClassVar[type[Status]]
     hidden: ClassVar[frozenset[str]] = frozenset()

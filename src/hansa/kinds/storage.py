@@ -231,6 +231,11 @@ class BucketServiceAccount(
     """
 
 
+class S3Credentials(Wire):
+    access_key: str = Field(alias="accessKeyID")
+    secret_access_key: str
+
+
 class BucketServiceAccountSecretSpec(Spec):
     account: Annotated[str, refers("BucketServiceAccount", holds=False)] = fixed()
 
@@ -243,6 +248,8 @@ class BucketServiceAccountSecret(
 
     Whoever may update the account reads the secret, others `***`. It comes and goes with the account.
     """
+
+    data_type = S3Credentials
 
 
 class ImportedPair(Wire):
@@ -274,6 +281,13 @@ class S3KeySpec(Spec):
     expires_at: str | None = fixed(None)
     roles: list[BoundRole] | None = fixed(None, min_length=1, max_length=16)  # no more than these; none: no limit
     imported: ImportedPair | None = fixed(None)  # operators only
+
+    @field_validator("service_account_ref")
+    @classmethod
+    def _whole(cls, text: str) -> str:
+        if not text.startswith("/iam/projects/"):
+            raise ValueError('must be a whole reference, as in "/iam/projects/demo/serviceAccounts/backup"')
+        return text
 
     @field_validator("expires_at")
     @classmethod
