@@ -20,6 +20,7 @@ from hansa.api.app import Api
 from hansa.api.audit import Audit
 from hansa.api.caller import Callers, issuer_of
 from hansa.api.console import Consoles
+from hansa.api.gateways import Gateways
 from hansa.api.identities import Identities
 from hansa.api.keys import SigningKeys, write_private
 from hansa.api.passwords import Passwords
@@ -56,12 +57,12 @@ from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
 from hansa.kinds.storage import S3Key
 from hansa.metrics import Metrics
-from hansa.objectindex.nothing import NothingStored
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
 from hansa.sealing import Sealer
 from hansa.store.open import is_postgres, open_store
 from hansa.store.port import Birth, Claim, Query, Release, Reserve, Store, Wake, Write
+from hansa.storing import open_index
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -103,6 +104,7 @@ class Cloud:
     hosting: Hosting | None = None  # None: the engines are in this process
     hands: Hands | None = None  # None: no other process has any
     close_engines: Callable[[], None] = lambda: None
+    close_index: Callable[[], Awaitable[None]] | None = None
     close_passwords: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
@@ -139,6 +141,8 @@ class Cloud:
         self.close_engines()
         self.close_passwords()
         await self.api.audit.flush()
+        if self.close_index is not None:
+            await self.close_index()
         await self.store.close()
 
 
@@ -277,13 +281,15 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
             await own_hosts(store, identity, data, take=settings.take_hosts)
             hands = Hands.enter(data, store, ids.token()[:16])
     async with starting(data):
+        index = await open_index(settings, clock)
         cloud = await assemble(
             store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
-            kept=read_environment(data), contents=NothingStored(), metrics=metrics,
+            kept=read_environment(data), contents=index, metrics=metrics,
         )  # fmt: skip
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
     cloud.close_engines, cloud.hosting, cloud.hands = close, hosting, hands
+    cloud.close_index = index.close
     return cloud
 
 
@@ -355,6 +361,7 @@ async def assemble(
     api = Api(
         resources, actions, consoles, identities, audit, tokens,
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
+        Gateways(store, clock, keys, issuer),
     )  # fmt: skip
     metrics = metrics or Metrics()
     observe_loop(metrics, loop)
