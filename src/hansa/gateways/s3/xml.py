@@ -18,7 +18,7 @@ BODY_BYTES_MAX = 1 << 20
 DEPTH_MAX = 16
 ELEMENTS_MAX = 100_000
 VALUE_LENGTH_MAX = 1024
-_DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
+DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 _TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 _SPECIAL = re.compile("[&<>\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -211,7 +211,7 @@ def joined(parts: Iterable[bytes]) -> bytes:
 def document(name: str, *content: str | bytes | int | None, namespace: bool = True) -> bytes:
     """A whole body. Everything but an error carries S3's namespace."""
     opening = f'<{name} xmlns="{NAMESPACE}">' if namespace else f"<{name}>"
-    return b"".join((_DECLARATION, opening.encode(), *map(_content, content), f"</{name}>".encode()))
+    return b"".join((DECLARATION, opening.encode(), *map(_content, content), f"</{name}>".encode()))
 
 
 def error_document(error: S3Error, *, resource: str = "", request_id: str = "", host_id: str = "") -> bytes:
