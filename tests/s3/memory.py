@@ -98,8 +98,11 @@ class MemoryDirectory:
 class MemoryUpstream:
     """Bucket resources without rules of their own but the ones that S3 clients see."""
 
-    def __init__(self, directory: MemoryDirectory, index: ObjectIndex, clock: Clock | None = None) -> None:
+    def __init__(
+        self, directory: MemoryDirectory, index: ObjectIndex, clock: Clock | None = None, *, open: bool = False
+    ) -> None:
         self._directory, self._index, self._clock = directory, index, clock or SystemClock()
+        self._open = open
 
     async def create_bucket(self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]) -> BucketView:
         there = self._directory.buckets.get(name)
@@ -111,7 +114,7 @@ class MemoryUpstream:
         view = BucketView(
             uid=secrets.token_hex(8), name=name, project=identity.project, organization=identity.organization,
             region=region, territory="SE", revision=1, created=self._clock.now(), owner=identity.user_id,
-            owner_name=identity.display_name, spec={},
+            owner_name=identity.display_name, spec={}, open=self._open,
         )  # fmt: skip
         return self._keep(view, spec)
 

@@ -169,13 +169,13 @@ class ContentWriter:
         self._blobs, self._threads, self._fresh, self._id = blobs, threads, fresh, id
         self._expected, self._digests, self._number = size, digests, number
         self._sealing = _Sealing(fresh.cipher(bytes.fromhex(id)), digests)
-        self._held: list[bytes] = []
+        self._held: list[bytes | memoryview] = []
         self._held_bytes = 0
         self._blob: BlobWriter | None = None
         self._job: asyncio.Task[None] | None = None
         self.size = 0
 
-    async def feed(self, data: bytes) -> None:
+    async def feed(self, data: bytes | memoryview) -> None:
         """Waits while a lot before this one is still on its way. Raises Retry, Exhausted."""
         self._held.append(data)
         self._held_bytes += len(data)
@@ -226,7 +226,7 @@ class ContentWriter:
             await asyncio.shield(self._job)
             self._job = None
 
-    async def _store(self, blob: BlobWriter, held: list[bytes], last: bool) -> None:
+    async def _store(self, blob: BlobWriter, held: list[bytes | memoryview], last: bool) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(blob, DirectWriter):
             await loop.run_in_executor(self._threads, self._sealing.append, held, last, blob)
@@ -245,10 +245,10 @@ class _Sealing:
         self._number = 0
         self.crc = 0
 
-    def append(self, held: Sequence[bytes], last: bool, blob: DirectWriter) -> None:
+    def append(self, held: Sequence[bytes | memoryview], last: bool, blob: DirectWriter) -> None:
         blob.append(self.lot(held, last))
 
-    def lot(self, held: Sequence[bytes], last: bool) -> list[bytes]:
+    def lot(self, held: Sequence[bytes | memoryview], last: bool) -> list[bytes]:
         plain = b"".join(held)
         for digest in self._digests:
             digest.update(plain)
