@@ -33,7 +33,7 @@ SLOTS: Final = 16
 ATTEMPTS: Final = 6
 UNDO_S: Final = 5.0
 _OWN_SHAPE: Final = {
-    sql.KNOWN: "select blob from s3_blobs where blob in (select jsonb_array_elements_text(:blobs::text::jsonb))",
+    sql.KNOWN: "select blob_id from s3_blobs where blob_id in (select jsonb_array_elements_text(:blobs::text::jsonb))",
 }
 
 

@@ -41,13 +41,13 @@ DELETE_INLINE = "delete from s3_inline where ref = :ref"
 
 # A blob that was given up and is published after all is in use.
 USE_BLOB = """
-insert into s3_blobs (blob, since) values (:blob, null) on conflict (blob) do update set since = null"""
-DISCARD_BLOB = "insert into s3_blobs (blob, since) values (:blob, :since) on conflict (blob) do nothing"
-SET_GARBAGE = "update s3_blobs set since = :since where blob = :blob"
-GARBAGE = "select blob, since from s3_blobs where since < :before order by since limit :limit"
-REAPED = "delete from s3_blobs where blob = :blob and since is not null"
-KNOWN = "select blob from s3_blobs where blob in (select value from json_each(:blobs))"
-BLOBS = "select blob from s3_blobs where blob > :after and since is null order by blob limit :limit"
+insert into s3_blobs (blob_id, since) values (:blob, null) on conflict (blob_id) do update set since = null"""
+DISCARD_BLOB = "insert into s3_blobs (blob_id, since) values (:blob, :since) on conflict (blob_id) do nothing"
+SET_GARBAGE = "update s3_blobs set since = :since where blob_id = :blob"
+GARBAGE = "select blob_id, since from s3_blobs where since < :before order by since limit :limit"
+REAPED = "delete from s3_blobs where blob_id = :blob and since is not null"
+KNOWN = "select blob_id from s3_blobs where blob_id in (select value from json_each(:blobs))"
+BLOBS = "select blob_id from s3_blobs where blob_id > :after and since is null order by blob_id limit :limit"
 
 # -- counts -------------------------------------------------------------------------------------
 

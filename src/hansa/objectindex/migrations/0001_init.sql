@@ -19,7 +19,7 @@ create table s3_inline (
 
 -- Every blob that is stored and known: in use, or garbage since then.
 create table s3_blobs (
-  blob text primary key,
+  blob_id text primary key,
   since real
 );
 create index s3_garbage on s3_blobs (since) where since is not null;
