@@ -7,7 +7,6 @@ was unwrapped is remembered for a minute, so that the many ranges of a large obj
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import os
 import time
@@ -112,7 +111,7 @@ def is_marked(customer_key: bytes, mark: str) -> bool:
     """Is it the key that `mark` was made of?"""
     try:
         raw = base64.b64decode(mark, validate=True)
-    except binascii.Error:
+    except ValueError:
         return False
     return hmac.compare_digest(raw[_SALT:], _digest(raw[:_SALT], customer_key))
 

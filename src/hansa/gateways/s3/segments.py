@@ -13,7 +13,6 @@ them changes. With it stands a CRC-32 of the stored bytes, so that they can be l
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ class SealedKey:
         try:
             raw = base64.b64decode(text, validate=True)
             version, kind, name = raw[0], raw[1], raw[_HEAD + _WRAPPED :].decode()
-        except (binascii.Error, IndexError, UnicodeDecodeError) as error:
+        except (ValueError, IndexError) as error:
             raise Damaged("an object's key cannot be read") from error
         if version != _VERSION or kind not in {_PROJECTS, _CUSTOMERS} or len(raw) < _HEAD + _WRAPPED:
             raise Damaged("an object's key cannot be read", detail=f"version {version}, {len(raw)} bytes")
