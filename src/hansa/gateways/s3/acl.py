@@ -44,7 +44,7 @@ _CANNED: dict[str, tuple[tuple[str, str], ...]] = {
     "bucket-owner-full-control": ((_BUCKET_OWNER, FULL),),
     "log-delivery-write": ((LOG_DELIVERY, "WRITE"), (LOG_DELIVERY, "READ_ACP")),
 }
-_GRANTEE = re.compile(r'\s*(id|uri|emailaddress)\s*=\s*(?:"([^"]*)"|([^",]*?))\s*(?:,|$)', re.IGNORECASE)
+_GRANTEE = re.compile(r'\s*(id|uri|emailaddress)\s*=\s*(?:"([^"]+)"|([^",]+?))\s*(?:,|$)', re.IGNORECASE)
 _HEADER_MAX = 4096
 
 
@@ -150,7 +150,7 @@ def grantees_in(name: str, text: str) -> list[Grantee]:
     """Of a header: `id="…", uri="…", emailAddress="…"`. Raises InvalidArgument."""
     found: list[Grantee] = []
     at = 0
-    while at < len(text[:_HEADER_MAX]) and len(found) <= GRANTS_MAX:
+    while at < len(text[:_HEADER_MAX]) and len(found) < GRANTS_MAX:
         match = _GRANTEE.match(text, at)
         if match is None:
             break

@@ -7,6 +7,7 @@ project's written rules allow is asked when the rules are set and again for each
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,11 +24,12 @@ from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, Verdict
 
 RULES_MAX = 1000
 ID_MAX = 255
+_ARN = re.compile(r"arn:aws:s3:[a-z0-9-]*::[a-z0-9.-]{3,63}", re.ASCII)
 PENDING, COMPLETED, FAILED, REPLICA = "PENDING", "COMPLETED", "FAILED", "REPLICA"
 STATUS_HEADER = "x-amz-replication-status"
 EVENT = "replicate"  # what the outbox calls it
 
-Find = Callable[[str], BucketView | None]  # a bucket's name -> the bucket, None for one that is not there
+Find = Callable[[str, str], BucketView | None]  # a bucket's name, a region or "" -> the bucket, None for none
 
 
 # -- at the door ----------------------------------------------------------------------------------
@@ -79,11 +81,13 @@ def _check(rule: ReplicationRule, source: BucketView, find: Find, rules: Rules) 
 
 
 def _check_target(rule: ReplicationRule, source: BucketView, find: Find, rules: Rules) -> None:
-    if not rule.bucket.startswith(BUCKET_ARN):
-        raise S3Error.argument("Destination.Bucket", rule.bucket, f"must be an ARN that begins with {BUCKET_ARN}")
-    target = find(target_name(rule))
-    if target is None or target.project != source.project:
-        raise S3Error.of("InvalidRequest", f"Rule {rule.id}: there is no bucket {target_name(rule)} in this project.")
+    if not _ARN.fullmatch(rule.bucket):
+        raise S3Error.argument("Destination.Bucket", rule.bucket, f"must be an ARN such as {BUCKET_ARN}my-bucket")
+    name, region = target_of(rule)
+    target = find(name, region)
+    if target is None or target.project != source.project or region not in ("", target.region):
+        where = f" in {region}" if region else ""
+        raise S3Error.of("InvalidRequest", f"Rule {rule.id}: this project has no bucket {name}{where}.")
     if target.uid == source.uid:
         raise S3Error.of("InvalidRequest", f"Rule {rule.id}: a bucket cannot be replicated to itself.")
     if target.versioning is not Versioning.ENABLED:
@@ -146,8 +150,14 @@ def headers_of(version: Version) -> dict[str, str]:
     return {STATUS_HEADER: version.facts.replication} if version.facts.replication else {}
 
 
-def target_name(rule: ReplicationRule) -> str:
-    return rule.bucket.removeprefix(BUCKET_ARN)
+def target_of(rule: ReplicationRule) -> tuple[str, str]:
+    """Name and region of the target; an ARN may leave the region out."""
+    _, _, _, region, _, name = rule.bucket.split(":", 5)
+    return name, region
+
+
+def _arn(name: str, region: str) -> str:
+    return f"arn:aws:s3:{region}::{name}"
 
 
 # -- in the spec ----------------------------------------------------------------------------------
@@ -167,13 +177,14 @@ def replication_from(document: Mapping[str, Any] | None) -> Replication | None:
 
 def _document(rule: ReplicationRule) -> dict[str, Any]:
     wanted = rule.filter or Filter(rule.prefix)
+    name, region = target_of(rule)
+    target = {"bucket": name, "region": region, "storageClass": rule.storage_class}
     found: dict[str, Any] = {
         "id": rule.id,
         "disabled": True if rule.status == "Disabled" else None,
         "priority": rule.priority,
         "filter": {"prefix": wanted.prefix, "tag": [{"key": k, "value": v} for k, v in wanted.tags]},
-        "destination": {"bucket": target_name(rule)}
-        | ({"storageClass": rule.storage_class} if rule.storage_class else {}),
+        "destination": {name: value for name, value in target.items() if value},
         "deleteMarkers": {"Enabled": True, "Disabled": False}.get(rule.delete_markers),
         "asGiven": _as_given(rule, wanted),
     }
@@ -202,7 +213,7 @@ def _rule(document: Mapping[str, Any]) -> ReplicationRule:
     destination = document["destination"]
     return ReplicationRule(
         status="Disabled" if document.get("disabled") else "Enabled",
-        bucket=BUCKET_ARN + destination["bucket"],
+        bucket=_arn(destination["bucket"], destination.get("region") or ""),
         id=document["id"],
         priority=document.get("priority"),
         filter=None if is_old else Filter(prefix, tags, joined=joined),
