@@ -55,7 +55,7 @@ from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
-from hansa.kinds.storage import S3Key
+from hansa.kinds.storage import MATERIAL, S3Key
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
@@ -237,6 +237,13 @@ async def wake_machines(store: Store) -> None:
         await store.commit(*(Wake(key) for key in keys[start : start + 500]), by="/hansa/start")
 
 
+async def wake_keyless(store: Store) -> None:
+    """Projects of before there were buckets are given the key of their objects."""
+    for project in (await store.list(Query("Project", ""))).items:
+        if await store.secret(project.uid, MATERIAL) is None:
+            await store.commit(Wake(project.key), by="/hansa/start")
+
+
 # -- the whole ----------------------------------------------------------------------------------
 
 
@@ -344,11 +351,14 @@ async def assemble(
         project_born=partial(_born_in, world), kept=kept,
     )  # fmt: skip
     await count_everything(world, partial(store.commit, by="/hansa/start"))
+    await wake_keyless(store)
     if settings.role == "all":
         await wake_machines(store)
     gate = Gate(store)
-    besides = Storage(store, gate, sealer, contents).besides()
-    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits, besides)
+    storage = Storage(store, gate, sealer, contents)
+    resources = Resources(
+        store, admissions(world), gate, sealer, clock, ids, storage, settings.quota_limits, storage.besides()
+    )
     actions = Actions(
         resources, store, gate, clock, partial(_log, world), _revoke, partial(_rotated, world), loop.last_error
     )

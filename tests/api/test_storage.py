@@ -244,7 +244,7 @@ async def test_new_buckets_count_against_a_quota(talk: Talk) -> None:
     answer = await talk.call("POST", talk.at("buckets", STORAGE), {"metadata": {"id": "ccc"}, "spec": {}})
     assert answer.status_code == 403 and answer.json()["reason"] == "QuotaExceeded"
     quota = await talk.read(talk.at("projectQuotas", "quotas/v1alpha2"))
-    assert quota["spec"]["objectStorage"] == {"buckets": 2, "totalSize": "5 TB"}
+    assert quota["spec"]["objectStorage"] == {"buckets": 2, "totalSize": "5000 GB"}
     assert quota["status"]["quotaUsage"]["objectStorage"]["buckets"] == 2
     assert (await talk.call("DELETE", talk.at("buckets/aaa", STORAGE))).status_code == 204
     await talk.gone(talk.at("buckets/aaa", STORAGE))
@@ -514,3 +514,18 @@ async def test_what_ends_a_key_ends_what_it_does_within_a_second(talk: Talk, clo
         assert (await talk.call("POST", f"{KEYS}/k/{end}", body)).status_code == 200
     await asyncio.sleep(1.05 if end != "expire" else max(at - SystemClock().now(), 0) + 1.05)
     assert (await gateway.call("GET", path)).status_code == 401
+
+
+async def test_nobody_makes_an_account_for_buckets_that_they_cannot_read(talk: Talk, cloud: Cloud) -> None:
+    await bucket(talk, "mine")
+    await bucket(talk, "other")
+    accounts = talk.at("bucketServiceAccounts", STORAGE)
+    only = [f"/storage/projects/demo/regions/*/{what}" for what in ("buckets/mine", "bucketServiceAccounts/*")]
+    _, somebody = await with_roles(cloud, talk, "storageOperator", resources=only)
+    assert (
+        await somebody.call("POST", accounts, {"metadata": {"id": "a"}, "spec": {"buckets": ["mine"]}})
+    ).status_code == 201
+    refused = await somebody.call("POST", accounts, {"metadata": {"id": "b"}, "spec": {"buckets": ["mine", "other"]}})
+    assert refused.status_code == 403 and "nobody gives what they do not hold" in refused.text
+    wider = await somebody.call("PATCH", f"{accounts}/a", {"spec": {"buckets": ["other"]}})
+    assert wider.status_code == 403

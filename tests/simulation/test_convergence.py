@@ -16,6 +16,7 @@ import pytest
 
 from hansa.api.admission import Gate
 from hansa.api.resources import Asking, Resources
+from hansa.api.storage import Storage
 from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.attachments import misplaced, stands_still
@@ -87,7 +88,11 @@ class Simulation:
         self.world = self.worlds[0]
         await write_places(self.store, self.ids, FLEET, stand_ins=True)
         await self.store.commit(Create(Key("Organization", "", "org"), self.ids.uid(), {"name": "o"}, due=False))
-        self.resources = Resources(self.store, admissions(self.world), Gate(self.store), SEALER, self.clock, self.ids)
+        gate = Gate(self.store)
+        self.resources = Resources(
+            self.store, admissions(self.world), gate, SEALER, self.clock, self.ids,
+            Storage(self.store, gate, SEALER, NothingStored()),
+        )  # fmt: skip
         await self.resources.create(ASKING, Project, "", {"metadata": {"id": "p"}, "spec": {"organization": "org"}})
 
     async def unseal(self, uid: str, name: str) -> bytes | None:

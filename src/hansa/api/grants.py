@@ -17,10 +17,10 @@ from hansa.errors import Forbidden, Invalid, NotFound
 from hansa.kinds.bindings import ROLE, BoundRole, PermissionSet, RoleBinding, grants_scope, id_for
 from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Condition, Key
-from hansa.kinds.storage import S3Key
+from hansa.kinds.storage import BucketServiceAccount, S3Key
 from hansa.policy.access import ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
 from hansa.policy.decide import decide
-from hansa.policy.keys import reach
+from hansa.policy.keys import as_bucket_account, reach
 from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
 from hansa.store.port import Claim, Create, LinkTo, Reserve, Store, Write
 
@@ -46,6 +46,8 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
         await check_holds(gate, caller, held(who))
     if isinstance(it, S3Key) and before is None:
         await check_key(gate, caller, it)
+    if isinstance(it, BucketServiceAccount):
+        await check_holds(gate, caller, as_bucket_account(it).grants)
 
 
 async def check_key(gate: Gate, caller: Caller, it: S3Key) -> None:

@@ -83,6 +83,7 @@ class Resources:
     sealer: Sealer
     clock: Clock
     ids: Ids
+    storage: quotas.InBuckets
     quota_defaults: Mapping[str, int] = field(default_factory=dict)
     besides: Mapping[str, Besides] = field(default_factory=dict)  # what reading one object adds to its view, by kind
 
@@ -97,7 +98,7 @@ class Resources:
     async def singleton(self, asking: Asking, kind: type[AnyResource], scope: str) -> Document:
         """What stands alone in its place, under the name of its collection."""
         await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
-        return view(kind, await quotas.singleton(self.store, kind, scope, self.quota_defaults))
+        return view(kind, await quotas.singleton(self.store, self.storage, kind, scope, self.quota_defaults))
 
     async def stored(self, key: Key) -> Stored:
         try:

@@ -19,6 +19,7 @@ from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import AnyResource, Key
 from hansa.kinds.storage import MATERIAL, Bucket, BucketSpec, EncryptionKey
+from hansa.objectindex.contents import contents_of
 from hansa.objectindex.records import Held, Version
 from hansa.store.port import NAMES, Birth, Claim, Reserve, SetSecret, Wake, Write
 from hansa.units import human_size
@@ -176,13 +177,15 @@ def _not_empty(it: AnyResource, held: Held) -> InUse:
 
 
 class Buckets:
-    """A living bucket needs nothing; one that goes is closed and, where it was told to go with all, emptied."""
+    """A living bucket is looked at when it holds other amounts than before, so that they are metered; one that goes is
+    closed and, where it was told to go with all, emptied."""
 
     kind = Bucket
 
     async def reconcile(self, it: AnyResource, world: World) -> Outcome:
         if not it.deleting:
-            return Outcome()
+            contents = contents_of(await world.buckets.held(it.uid))
+            return Outcome(it.status.model_copy(update={"contents": contents}))
         if await world.buckets.close_bucket(it.uid):
             return Outcome(gone=True)
         locked = await _drain(it, world)

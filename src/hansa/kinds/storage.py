@@ -25,6 +25,7 @@ from hansa.kinds.bindings import BoundRole
 from hansa.kinds.bucketrules import Acl, Cors, LifecyclePolicy, Replication, Tag, each_once
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.iam import PROJECT
+from hansa.kinds.meters import BUCKET, NOTHING, Measure, MeteredStatus
 from hansa.kinds.resource import Resource, Spec, Status, Wire
 from hansa.kinds.rules import echoed, fixed, hidden, refers, secret
 
@@ -152,18 +153,26 @@ class BucketContents(Wire):
     uploads: int = 0
 
 
-class BucketStatus(Status):
+class BucketStatus(MeteredStatus):
     last_error: str | None = None
     access: Literal["closed", "open"] = "closed"  # which defaults of ownership and public access it was born with
-    contents: BucketContents | None = None  # as of the answer; never stored
+    contents: BucketContents | None = None  # as of the answer; what is stored may be a minute old
 
 
 class Bucket(
     Resource[BucketSpec, BucketStatus],
     service="storage", version="v1", collection="buckets", scope=REGIONAL,
-    columns=(("RETENTION", "spec.objectRetentionMode"), ("ENCRYPTION", "spec.encryption.key")),
+    columns=(("RETENTION", "spec.objectRetentionMode"), ("OBJECTS", "status.contents.objects"),
+             ("BYTES", "status.contents.bytes"), ("ENCRYPTION", "spec.encryption.key")),
+    meters=(BUCKET,),
 ):  # fmt: skip
     """Holds objects in one region. Its id is its name in S3, where all tenants of the region share the names."""
+
+    @classmethod
+    def measure(cls, status: BucketStatus) -> Measure:
+        """All of its bytes: of every version, and of uploads in the making."""
+        held = status.contents
+        return Measure({BUCKET: held.bytes + held.upload_bytes}) if held is not None else NOTHING
 
     @classmethod
     def name_fault(cls, name: str) -> str:
