@@ -12,7 +12,6 @@ import base64
 import binascii
 import hmac
 import json
-import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from hansa.api.keys import write_private
 from hansa.api.tokens import REFRESH_S, changed, digest_of, new_refresh_token, refresh_text
 from hansa.clock import Clock, Ids
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
+from hansa.datafolder import ENVIRONMENT, read_environment
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, NotFound
 from hansa.kinds.iam import (
@@ -41,13 +41,14 @@ from hansa.kinds.resource import AnyResource, Key, Stored, ref_of
 from hansa.policy.verdict import PROGRAM
 from hansa.store.port import Birth, Claim, Create, Forget, LinkTo, Query, Reserve, SetStatus, Store, Write
 
-ENVIRONMENT = "hansa.env"
 SDK_FILE = "evroc.yaml"
 ACCOUNT = "hansa"
 TOKEN = "env"  # noqa: S105 - the name of a token, not one
 LIFE_S = 365 * 86_400.0
 RENEW_S = 30 * 86_400.0
 _MARK = "hansa/env"  # system label of the credentials made here
+
+__all__ = ["Credentials", "ensure_cloud", "ensure_organization", "read_environment", "write_environment"]
 
 ProjectBorn = Callable[[AnyResource], Awaitable[Birth]]
 
@@ -241,24 +242,6 @@ def _fits(credential: ServiceAccountCredential, secret: str) -> bool:
 
 
 # -- the files ----------------------------------------------------------------------------------
-
-
-def read_environment(data_dir: Path) -> dict[str, str]:
-    """The variables of `DIR/hansa.env`, empty when there is none or it cannot be read as ours."""
-    try:
-        lines = (data_dir / ENVIRONMENT).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    found: dict[str, str] = {}
-    for line in lines:
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        if len(words) == 2 and words[0] == "export" and "=" in words[1]:
-            name, _, value = words[1].partition("=")
-            found[name] = value
-    return found
 
 
 def write_environment(

@@ -26,10 +26,9 @@ from hansa.api.caller import AUDIENCE, issuer_of, key_holder
 from hansa.api.gateways import gateway_claims
 from hansa.api.keys import SigningKeys
 from hansa.api.operator import Check, Operator, nothing_else
-from hansa.bootstrap import read_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings
-from hansa.datafolder import starting
+from hansa.datafolder import read_environment, starting
 from hansa.edge import authority
 from hansa.edge.guest import Limits
 from hansa.edge.place import Place, place_of
@@ -57,7 +56,6 @@ from hansa.sealing import Sealer
 from hansa.store.open import open_reader
 from hansa.store.port import Store
 from hansa.storing import open_blobs, open_index
-from hansa.wiring import sealer_of
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -121,7 +119,8 @@ async def keys_of(settings: Settings) -> tuple[Sealer, SigningKeys]:
             break
         await asyncio.sleep(0.1)
     async with starting(settings.data):
-        sealer = sealer_of(settings, settings.data)
+        given = settings.seal_key.get_secret_value()
+        sealer = Sealer.load(settings.data / "keys" / "sealing.key", key_file=settings.seal_key_file, given=given)
         return sealer, SigningKeys.in_folder(settings.data / "keys", sealer)
 
 
@@ -162,7 +161,6 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
         domains=split(settings.s3_domains),
         acl_open=settings.s3_acl == "open",
         requests_per_s=settings.s3_request_rate,
-        lifecycle_day_s=settings.s3_lifecycle_day_s,
     )
 
 
