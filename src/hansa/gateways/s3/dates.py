@@ -54,7 +54,7 @@ def read_iso_date(text: str) -> float | None:
 
 def basic_date(at: float) -> str:
     """`20261126T210000Z`, as signatures carry it."""
-    return _moment(at).strftime("%Y%m%dT%H%M%SZ")
+    return _moment(int(at)).strftime("%Y%m%dT%H%M%SZ")
 
 
 def read_basic_date(text: str) -> float | None:

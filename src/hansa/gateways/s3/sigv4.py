@@ -21,7 +21,7 @@ from hansa.gateways.s3.canonical import ALGORITHM, UNSIGNED, RawHeaders, Scope, 
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.uri import Query, encode_path
 
-__all__ = ["Claim", "Request", "Scope", "read_claim", "require_region", "signing_key", "verify"]
+__all__ = ["Claim", "Request", "Scope", "read_claim", "read_credential", "require_region", "signing_key", "verify"]
 
 SKEW_S = 15 * 60
 EXPIRES_S_MAX = 7 * 24 * 3600
@@ -164,7 +164,7 @@ def _from_header(authorization: str, request: Request, now: float) -> Claim:
     if scheme != ALGORITHM:
         raise S3Error.of("InvalidArgument", f"The only Authorization accepted is {ALGORITHM}.")
     fields = _fields(rest)
-    access_key, scope = _credential(fields["Credential"], "AuthorizationHeaderMalformed")
+    access_key, scope = read_credential(fields["Credential"], "AuthorizationHeaderMalformed")
     timestamp, at = _header_time(request)
     if abs(now - at) > SKEW_S:
         raise _skewed(timestamp, now)
@@ -233,7 +233,7 @@ def _from_address(request: Request, now: float) -> Claim:
     fields = _address_fields(request.query)
     if fields["X-Amz-Algorithm"] != ALGORITHM:
         raise _bad_query(f"X-Amz-Algorithm must be {ALGORITHM}")
-    access_key, scope = _credential(fields["X-Amz-Credential"], "AuthorizationQueryParametersError")
+    access_key, scope = read_credential(fields["X-Amz-Credential"], "AuthorizationQueryParametersError")
     timestamp = fields["X-Amz-Date"]
     at = dates.read_basic_date(timestamp)
     if at is None:
@@ -285,7 +285,8 @@ def _address_payload(fields: Mapping[str, str], request: Request) -> str:
 # -- both ---------------------------------------------------------------------------------------
 
 
-def _credential(text: str, code: str) -> tuple[str, Scope]:
+def read_credential(text: str, code: str) -> tuple[str, Scope]:
+    """The access key and the scope in a credential. Raises `code`."""
     parts = text.rsplit("/", 4)
     if len(parts) != 5:
         raise S3Error.of(code, "The credential must have the form KEY/YYYYMMDD/REGION/s3/aws4_request.")
