@@ -266,7 +266,7 @@ def test_a_lifecycle_rule_we_do_not_know_in_full_is_refused() -> None:
     rule = "<Rule><Status>Enabled</Status><Filter>{}</Filter><Expiration><Days>1</Days></Expiration></Rule>"
     good = rule.format("<Prefix>a</Prefix>")
     assert bucketrules.read_lifecycle(f"<LifecycleConfiguration>{good}</LifecycleConfiguration>".encode())
-    for inner in ("<Owner>a</Owner>", "<Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag>", "<And><Nor/></And>"):
+    for inner in ("<Owner>a</Owner>", "<Prefix>a</Prefix><And><Prefix>b</Prefix></And>", "<And><Nor/></And>"):
         with pytest.raises(S3Error) as caught:
             bucketrules.read_lifecycle(
                 f"<LifecycleConfiguration>{rule.format(inner)}</LifecycleConfiguration>".encode()

@@ -272,3 +272,17 @@ def test_the_contracts_own_words_are_read() -> None:
     assert (second.status, second.noncurrent_days, second.newer_noncurrent) == ("Disabled", 1, 3)
     assert third.filter == Filter("x/", (("k", "v"),), 5, joined=True)
     assert rules_from(None) == rules_from({}) == ()
+
+
+def test_conditions_beside_each_other_all_hold() -> None:
+    def filtered(inside: str) -> Filter | None:
+        rule = f"<Rule><Status>Enabled</Status><Filter>{inside}</Filter><Expiration><Days>1</Days></Expiration></Rule>"
+        return read_lifecycle(f"<LifecycleConfiguration>{rule}</LifecycleConfiguration>".encode())[0].filter
+
+    tag, other = "<Tag><Key>a</Key><Value>1</Value></Tag>", "<Tag><Key>b</Key><Value>2</Value></Tag>"
+    assert filtered(f"<Prefix>x/</Prefix>{tag}") == Filter("x/", (("a", "1"),), joined=True)
+    both = f"<Prefix>x/</Prefix>{tag}<And><Prefix>x</Prefix>{other}</And>"
+    assert filtered(both) == Filter("x/", (("a", "1"), ("b", "2")), joined=True)
+    assert filtered("<Prefix>x/</Prefix>") == Filter("x/")
+    with pytest.raises(S3Error, match="nothing begins with both"):
+        filtered(f"<Prefix>y</Prefix><And><Prefix>x</Prefix>{other}</And>")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3.bucketpolicy import POLICY_BYTES_MAX, BucketPolicy, Opinion, Request, read_policy
+from hansa.gateways.s3.bucketpolicy import POLICY_BYTES_MAX, BucketPolicy, Opinion, Request, kept_policy, read_policy
 from hansa.gateways.s3.errors import S3Error
 
 BUCKET = "arn:aws:s3:::bucket"
@@ -330,3 +330,9 @@ def test_public_is_what_lets_in_people_whom_nobody_named(members: dict[str, Any]
 
 def test_one_public_statement_makes_a_policy_public() -> None:
     assert policy(statement(Principal={"AWS": "ada-id"}), statement()).is_public
+
+
+def test_a_kept_policy_that_cannot_be_judged_shuts_the_bucket() -> None:
+    assert says(kept_policy(b'{"Statement": {"Effect": "Allow"}}', "bucket")) is Opinion.EXPLICIT_DENY
+    assert not kept_policy(b"nonsense", "bucket").is_public
+    assert says(kept_policy(json.dumps({"Statement": statement()}).encode(), "bucket")) is Opinion.ALLOW

@@ -117,6 +117,9 @@ class BucketPolicy:
         return any(statement.is_public for statement in self.statements)
 
 
+SHUT = BucketPolicy((Statement(False, Principals(everyone=True), (Glob("*"),), (Glob("*"),), sid="unreadable policy"),))
+
+
 # -- public or not --------------------------------------------------------------------------------
 
 _FIXING = """
@@ -160,6 +163,14 @@ def read_policy(body: bytes, bucket: str) -> BucketPolicy:
         raise _malformed("Statement", f"must hold 1 to {STATEMENTS_MAX} statements")
     variables = document.get("Version", _VERSIONS[1]) == _VERSIONS[0]
     return BucketPolicy(tuple(_statement(s, f"Statement[{n}]", bucket, variables) for n, s in enumerate(statements)))
+
+
+def kept_policy(text: bytes, bucket: str) -> BucketPolicy:
+    """A policy that is in a bucket's spec. One that cannot be judged denies everything, but for an owner who mends it."""
+    try:
+        return read_policy(text, bucket)
+    except S3Error:
+        return SHUT
 
 
 def _json(body: bytes) -> object:

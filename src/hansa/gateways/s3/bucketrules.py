@@ -35,13 +35,30 @@ class Filter:
 
 
 def _filter(node: xml.Node) -> Filter:
-    node.only("Prefix", "Tag", "And", "ObjectSizeGreaterThan", "ObjectSizeLessThan")
-    if len(node) > 1:
-        raise xml.malformed(node.path, "may hold one condition; several go into And")
+    """Conditions beside each other, outside of an `And`, are no good form; clients send them, and mean that all hold."""
+    names = ("Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan")
+    node.only("And", *names)
     inner = node.maybe("And")
     if inner is None:
-        return _conditions(node, joined=False)
-    return _conditions(inner.only("Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan"), joined=True)
+        return _conditions(node, joined=len(node) > 1)
+    found, beside = _conditions(inner.only(*names), joined=True), _conditions(node, joined=True)
+    if len(node) == 1:
+        return found
+    return Filter(
+        prefix=_both(found.prefix, beside.prefix, node),
+        tags=tuple(sorted({*found.tags, *beside.tags})),
+        larger_than=max((n for n in (found.larger_than, beside.larger_than) if n is not None), default=None),
+        smaller_than=min((n for n in (found.smaller_than, beside.smaller_than) if n is not None), default=None),
+        joined=True,
+    )
+
+
+def _both(one: str | None, other: str | None, node: xml.Node) -> str | None:
+    """The prefix of what has both."""
+    longer, shorter = sorted((one or "", other or ""), key=len, reverse=True)
+    if not longer.startswith(shorter):
+        raise xml.malformed(f"{node.path}/Prefix", "nothing begins with both")
+    return None if one is None and other is None else longer
 
 
 def _conditions(node: xml.Node, *, joined: bool) -> Filter:

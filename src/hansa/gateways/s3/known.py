@@ -65,7 +65,7 @@ def read_known(view: BucketView) -> Known:
             ownership=ownership,
             block=publicaccess.block_from(spec.get("publicAccessBlock"), default_block(view)),
             acl=acl.private(owner) if ownership is Ownership.ENFORCED else acl.acl_from(spec.get("acl"), owner),
-            policy=bucketpolicy.read_policy(text, view.name) if text else None,
+            policy=bucketpolicy.kept_policy(text, view.name) if text else None,
         ),
         cors=cors.rules_from(spec.get("cors")),
         encryption=encryptionrules.default_from(spec.get("encryption")),
