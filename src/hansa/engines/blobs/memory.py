@@ -50,7 +50,7 @@ class MemoryBlobs:
         return MemoryReader(self._data(id))
 
     def _data(self, id: str) -> bytes:
-        if id not in self.blobs:
+        if checked(id) not in self.blobs:
             raise NotFound("the bytes are not there", detail=id)
         return self.blobs[id][0]
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, Final, Protocol
+
+from awscrt import checksums
 
 from hansa.clock import Clock, SystemClock
 from hansa.engines.blobs.port import BlobEngine, BlobWriter, DirectBlobs, DirectReader, DirectWriter
@@ -41,7 +42,7 @@ Plain = bytes | memoryview
 class Digest(Protocol):
     """Anything of hashlib's shape: the caller keeps it and reads it after `finish`."""
 
-    def update(self, data: bytes, /) -> object: ...
+    def update(self, data: bytes | memoryview, /) -> object: ...
 
 
 class Content:
@@ -209,7 +210,7 @@ class ContentWriter:
             digest.update(plain)
         id = bytes.fromhex(self._id)
         sealed = segments.seal_small(self._fresh.cipher(id), plain)
-        sealed_key = self._fresh.sealed(id, crc32(sealed, 0))
+        sealed_key = self._fresh.sealed(id, checksums.crc32c(sealed, 0))
         return Piece(self.size, len(sealed), "", sealed, sealed_key, self._number)
 
     async def _send(self, *, last: bool) -> None:
@@ -249,20 +250,18 @@ class _Sealing:
         blob.append(self.lot(held, last))
 
     def lot(self, held: Sequence[bytes | memoryview], last: bool) -> list[bytes]:
-        plain = b"".join(held)
-        for digest in self._digests:
-            digest.update(plain)
-        if self._rest:
-            plain = self._rest + plain
-        full = max(0, len(plain) - 1) // SEGMENT
+        plain = b"".join((self._rest, *held))
         view = memoryview(plain)
+        for digest in self._digests:
+            digest.update(view[len(self._rest) :])
+        full = max(0, len(plain) - 1) // SEGMENT
         sealed = [] if self._number else [HEADER]
         sealed += [self._seal(view[n * SEGMENT : (n + 1) * SEGMENT], last=False) for n in range(full)]
         self._rest = plain[full * SEGMENT :]
         if last:
             sealed.append(self._seal(memoryview(self._rest), last=True))
         for part in sealed:
-            self.crc = crc32(part, self.crc)
+            self.crc = checksums.crc32c(part, self.crc)
         return sealed
 
     def _seal(self, plain: memoryview, *, last: bool) -> bytes:
@@ -274,10 +273,6 @@ class _Sealing:
 def new_id(now: float) -> str:
     """Of a piece: 32 hex digits. The first four are those of a shelf of time, the others random."""
     return f"{int(now / SHELF_S) & 0xFFFF:04x}{os.urandom(14).hex()}"
-
-
-def crc32(data: bytes, before: int) -> int:
-    return zlib.crc32(data, before)
 
 
 async def whole(content: Content, place: Place, version: Version, *, customer_key: bytes | None = None) -> bytes:

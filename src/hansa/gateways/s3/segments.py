@@ -7,7 +7,7 @@ another order or brought in from elsewhere without a tag failing.
 
 The data key lies beside the piece's facts, wrapped under a key-encryption key (the project's, a named one, or the
 customer's own) and bound to project, region, bucket and piece: that wrap, and not the bytes, is renewed when one of
-them changes. With it stands a CRC-32 of the stored bytes, so that they can be looked over without any key.
+them changes. With it stands a CRC-32C of the stored bytes, so that they can be looked over without any key.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def seal_small(cipher: Cipher, plain: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class SealedKey:
     """A data key, wrapped. `key` names the key-encryption key of the project (empty: its default one); `customers`:
-    the customer has it. `crc` is the CRC-32 of the stored bytes."""
+    the customer has it. `crc` is the CRC-32C of the stored bytes."""
 
     id: bytes
     crc: int
@@ -203,5 +203,5 @@ def _wrapping(master: bytes, id: bytes) -> AESGCM:
 
 
 def crc_of(pieces: Sequence[Piece]) -> list[tuple[str, int]]:
-    """Of each piece in a blob: the blob's id and the CRC-32 that its bytes must have."""
+    """Of each piece in a blob: the blob's id and the CRC-32C that its bytes must have."""
     return [(piece.blob, SealedKey.read(piece.sealed_key).crc) for piece in pieces if piece.blob]
