@@ -34,6 +34,7 @@ VERBS = {
     "logs": ("hansa.cli.verbs:logs_command", "The console log of a machine, over all its starts."),
     "events": ("hansa.cli.verbs:events_command", "What happened, in a project or to one object."),
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
+    "bucket": ("hansa.cli.bucket:bucket_command", "Objects in buckets, by S3: list, copy, keep folders alike."),
     "login": ("hansa.cli.login:login_command", "Log in to a cloud by name and password; log out."),
     "iam": ("hansa.cli.iam:iam_command", "Who may do what: roles, bindings, people, oneself."),
     "audit": ("hansa.cli.audit:audit_command", "Who did what, and who was refused."),
