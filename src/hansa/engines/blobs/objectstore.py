@@ -76,6 +76,15 @@ class RemoteStore:
         )  # fmt: skip
 
 
+async def open_object_store(url: str, *, region: str, access_key: str, secret_key: str) -> ObjectStoreBlobs:
+    """Looks once whether it is there and lets us in. Raises Invalid, Retry."""
+    remote = RemoteStore.of(url, region=region, access_key=access_key, secret_key=secret_key)
+    blobs = ObjectStoreBlobs(remote.connect(), prefix=remote.prefix)
+    async for _ in blobs.all():
+        break
+    return blobs
+
+
 class ObjectStoreBlobs:
     name: ClassVar[str] = "objectstore"
 
