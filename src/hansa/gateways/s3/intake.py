@@ -174,12 +174,17 @@ async def settled(call: Call, piece: Piece, publishing: Awaitable[T]) -> T:
 # -- documents ----------------------------------------------------------------------------------
 
 
-async def read_document(call: Call, *, proven: bool = False, most: int = DOCUMENT_BYTES_MAX) -> bytes:
+async def read_document(
+    call: Call, *, proven: bool = False, most: int = DOCUMENT_BYTES_MAX, of_object: bool = False
+) -> bytes:
     """A small body, whole and checked. `proven`: a digest must vouch for it (of the signature, or one that was sent).
+    `of_object`: the x-amz-checksum- header speaks of an object, not of this body.
 
     Raises MaxMessageLengthExceeded, InvalidRequest, BadDigest and its like.
     """
     incoming, claimed = Incoming(call), _claimed(call)
+    if of_object:
+        claimed = replace(claimed, value="", trailer="")
     if proven and not claimed.said and claimed.sha256 is None:
         raise S3Error.of("InvalidRequest", "Content-MD5 or an x-amz-checksum- header is needed for this request.")
     found, size = [], 0

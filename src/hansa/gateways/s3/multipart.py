@@ -111,7 +111,7 @@ async def keep_part(call: Call, upload: Upload, taken: Taken) -> None:
 async def complete_upload(call: Call) -> Answer:
     allow(call)
     conditions = WriteConditions.read(call.request.headers)
-    body = await read_document(call, most=documents.COMPLETE_BYTES_MAX)
+    body = await read_document(call, most=documents.COMPLETE_BYTES_MAX, of_object=True)
     before = await _completed(call)
     if before is not None:
         return _result(call, before)
