@@ -28,7 +28,7 @@ from hansa.api.resources import Resources
 from hansa.api.storage import Storage
 from hansa.api.tokens import TokenService
 from hansa.api.users import Users
-from hansa.bootstrap import Credentials, ensure_cloud, read_environment, write_environment
+from hansa.bootstrap import Credentials, ensure_cloud, write_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings, run_folder
 from hansa.control.accounts import revoke as revoke_credential
@@ -36,9 +36,9 @@ from hansa.control.loop import Loop
 from hansa.control.projects import project_born
 from hansa.control.quotas import count_everything
 from hansa.control.reconcilers import admissions, reconcilers
-from hansa.control.s3keys import revoke_key, rotated
+from hansa.control.s3keys import revoke_key, rotated, s3_key_born
 from hansa.control.world import Contents, World
-from hansa.datafolder import starting
+from hansa.datafolder import read_environment, starting
 from hansa.engines.counted import CountedEngines, Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
@@ -348,7 +348,7 @@ async def assemble(
     store.on_commit(loop.wake)
     credentials = await ensure_cloud(
         store, clock, ids, project=settings.project, region=settings.region,
-        project_born=partial(_born_in, world), kept=kept,
+        project_born=partial(_born_in, world), s3_key_born=partial(_key_born_in, world), unseal=unseal, kept=kept,
     )  # fmt: skip
     await count_everything(world, partial(store.commit, by="/hansa/start"))
     await wake_keyless(store)
@@ -381,6 +381,10 @@ async def assemble(
 
 async def _born_in(world: World, it: AnyResource) -> Birth:
     return await project_born(it, world)
+
+
+async def _key_born_in(world: World, it: AnyResource) -> Birth:
+    return await s3_key_born(it, world)
 
 
 def _engine_of(world: World, it: AnyResource) -> ComputeEngine | None:
