@@ -14,7 +14,7 @@ from functools import lru_cache
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BASIC = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_BASIC = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
@@ -38,8 +38,8 @@ def read_http_date(text: str) -> float | None:
 
 
 def iso_date(at: float) -> str:
-    """`2026-11-26T21:00:00.000Z`, milliseconds cut off as in every body of ours."""
-    return _moment(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """`2026-11-26T21:00:00.000Z`, what is below a millisecond cut off."""
+    return _moment(at).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def read_iso_date(text: str) -> float | None:
@@ -58,10 +58,12 @@ def basic_date(at: float) -> str:
 
 
 def read_basic_date(text: str) -> float | None:
-    if not _BASIC.fullmatch(text):
+    found = _BASIC.fullmatch(text)
+    if found is None:
         return None
+    year, month, day, hour, minute, second = map(int, found.groups())
     try:
-        return _seconds(datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC))
+        return _seconds(datetime(year, month, day, hour, minute, second, tzinfo=UTC))
     except ValueError:
         return None
 
