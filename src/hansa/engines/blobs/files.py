@@ -138,7 +138,7 @@ class FileBlobs:
                     os.mkdir(folder, FOLDER_MODE, dir_fd=self.folder)
                 except FileExistsError:
                     if not stat.S_ISDIR(os.stat(folder, dir_fd=self.folder, follow_symlinks=False).st_mode):
-                        raise
+                        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
                 _flush_at(self.calls, self.folder, above)
             self._known.add(shelf)
         return shelf
