@@ -1,4 +1,4 @@
-"""What a signature of version 4 is made over, byte for byte. Shared by the reader (`sigv4`) and the signer (`signing`).
+"""What a signature of version 4 is made over, byte for byte. Shared by `sigv4`, `streaming` and `postpolicy`.
 
 S3 differs from every other service in the path: each byte is encoded once and nothing is normalised. Header values
 stay the bytes that came, so that what was signed is what is checked.
