@@ -27,7 +27,6 @@ from hansa.gateways.s3.answers import XML, Answer
 from hansa.gateways.s3.crossorigin import add_cors
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.gateway import Call, Gateway
-from hansa.gateways.s3.identify import Identifier
 from hansa.gateways.s3.operations import route
 from hansa.gateways.s3.pace import Pace
 from hansa.gateways.s3.ports import BucketView
@@ -47,7 +46,6 @@ class S3App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._identifier = Identifier(gateway.directory)
         self._pace = Pace()
         self._prefix, self._count = urandom(5).hex().upper(), count(1)
 
@@ -90,7 +88,7 @@ class S3App:
         call = Call(gateway, request, operation, now)
         exchange.call = call
         if operation.name not in UNSIGNED:
-            call.signed = await self._identifier.of(request, now)
+            call.signed = await gateway.identifier.of(request, now)
         if request.bucket:
             call.view = await self._view(call)
             _expected(call)

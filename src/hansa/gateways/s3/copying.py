@@ -18,7 +18,7 @@ from hansa.gateways.s3.checksums import Digests
 from hansa.gateways.s3.conditions import WriteConditions, check_copy_source
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.gateway import Call
-from hansa.gateways.s3.intake import OBJECT_BYTES_MAX, Sealing, Taken, new_writer, settled, taken
+from hansa.gateways.s3.intake import OBJECT_BYTES_MAX, Sealing, Taken, new_writer, settled, stored, taken
 from hansa.gateways.s3.listing import open_upload
 from hansa.gateways.s3.lookup import seen
 from hansa.gateways.s3.multipart import keep_part, part_algorithm, part_number, part_sealing
@@ -159,19 +159,11 @@ def _source_header(source: Source) -> dict[str, str]:
 async def pour(call: Call, source: Source, span: Span, sealing: Sealing, algorithm: str, *, number: int = 1) -> Taken:
     """The bytes of the source, sealed anew into the bucket of the call."""
     digests = Digests((algorithm, *(() if sealing.opaque else ("MD5",))))
-    writer = new_writer(call, sealing, span.length, digests, number)
-    try:
-        if span.length:
-            reading = source.call
-            content = reading.gateway.content.read(
-                reading.known.place, source.version, span.start, span.length, customer_key=source.key
-            )
-            async for data in content:
-                await writer.feed(data)
-        piece = await writer.finish()
-    except BaseException:
-        await writer.discard()
-        raise
+    reading = source.call
+    content = reading.gateway.content.read(
+        reading.known.place, source.version, span.start, span.length, customer_key=source.key
+    )
+    piece = await stored(content, new_writer(call, sealing, span.length, digests, number))
     return taken(call, sealing, piece, digests, algorithm)
 
 

@@ -13,7 +13,7 @@ from hansa.clock import Clock, Ids
 from hansa.gateways.s3.answers import Answer
 from hansa.gateways.s3.content import Content
 from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.identify import Signed
+from hansa.gateways.s3.identify import Identifier, Signed
 from hansa.gateways.s3.known import Known, KnownBuckets
 from hansa.gateways.s3.operations import Operation
 from hansa.gateways.s3.ports import BucketView, Directory, Meter, S3Identity, Upstream
@@ -50,6 +50,10 @@ class Gateway:
     settings: GatewaySettings = field(default_factory=GatewaySettings)
     meter: Meter | None = None
     buckets: KnownBuckets = field(default_factory=KnownBuckets)
+    identifier: Identifier = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identifier", Identifier(self.directory))
 
 
 @dataclass(slots=True)

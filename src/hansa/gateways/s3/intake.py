@@ -113,7 +113,7 @@ async def take(call: Call, sealing: Sealing, *, algorithm: str = "", strict: boo
     if not said:
         claimed = replace(claimed, algorithm=kept)
     digests = Digests((*claimed.wanted, kept, *(() if sealing.opaque else ("MD5",))))
-    piece = await _stored(incoming, new_writer(call, sealing, incoming.length, digests, number))
+    piece = await stored(incoming.pieces(), new_writer(call, sealing, incoming.length, digests, number))
     try:
         claimed.check(digests, incoming.trailers)
     except S3Error:
@@ -137,12 +137,15 @@ def taken(call: Call, sealing: Sealing, piece: Piece, digests: Digests, algorith
     return Taken(replace(piece, etag=etag, checksum=value), Checksum(algorithm, value))
 
 
-async def _stored(incoming: Incoming, writer: ContentWriter) -> Piece:
+async def stored(
+    pieces: AsyncIterator[bytes | memoryview], writer: ContentWriter, most: int = OBJECT_BYTES_MAX
+) -> Piece:
+    """All of them, at most so many bytes. Raises EntityTooLarge, and what the pieces raise; nothing is left then."""
     try:
-        async for data in incoming.pieces():
+        async for data in pieces:
             await writer.feed(data)
-            if incoming.length is None and writer.size > OBJECT_BYTES_MAX:
-                raise S3Error.of("EntityTooLarge", MaxSizeAllowed=OBJECT_BYTES_MAX)
+            if writer.size > most:
+                raise S3Error.of("EntityTooLarge", ProposedSize=writer.size, MaxSizeAllowed=most)
         return await writer.finish()
     except BaseException:
         await writer.discard()

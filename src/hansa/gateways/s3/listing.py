@@ -38,8 +38,10 @@ class Page:
     shown: Callable[[str], str]
     encoding: str
 
-    def common(self) -> bytes:
-        return xml.element("Prefix", self.shown(self.prefix)) + (
+    def common(self, *, bare: bool = False) -> bytes:
+        """`bare`: the prefix is not encoded, unless XML cannot carry it: of this form, clients decode all but that."""
+        prefix = self.prefix if bare and xml.carries(self.prefix) else self.shown(self.prefix)
+        return xml.element("Prefix", prefix) + (
             xml.element("Delimiter", self.shown(self.delimiter)) if self.delimiter else b""
         )
 
@@ -94,7 +96,7 @@ async def list_objects(call: Call) -> Answer:
         xml.document(
             "ListBucketResult",
             xml.element("Name", call.bucket.name),
-            page.common(),
+            page.common(bare=True),
             xml.element("Marker", page.shown(marker)),
             xml.element("MaxKeys", page.limit),
             page.encoded,

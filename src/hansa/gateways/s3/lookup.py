@@ -31,8 +31,10 @@ async def seen(call: Call) -> Version:
     """
     id = version_id(call)
     version = await call.gateway.index.get(call.bucket.uid, call.key, id)
+    if version is None or version.marker:
+        return present(call, version, id)
     allow(call, version=version)
-    return present(call, version, id)
+    return version
 
 
 def present(call: Call, version: Version | None, id: str) -> Version:
@@ -44,7 +46,7 @@ def present(call: Call, version: Version | None, id: str) -> Version:
 
 
 def absent(call: Call, id: str) -> S3Error:
-    """What somebody who may read is told of nothing: that it is not there, if they may list, else no more than no."""
+    """What is said of nothing: that it is not there, to those who may list; to all others no more than no."""
     if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket"):
         return S3Error.of("AccessDenied")
     if id:
@@ -54,7 +56,8 @@ def absent(call: Call, id: str) -> S3Error:
 
 def _marked(call: Call, marker: Version, id: str) -> S3Error:
     told = {"x-amz-delete-marker": "true", "x-amz-version-id": marker.id}
-    if id:
+    if id and may(call, "s3:ListBucketVersions"):
         error = S3Error.of("MethodNotAllowed", Method=call.request.method, ResourceType="DeleteMarker")
         return error.with_headers(told | {"allow": "DELETE"})
-    return absent(call, "").with_headers(told)
+    error = absent(call, "")
+    return error.with_headers(told) if error.code == "NoSuchKey" else error

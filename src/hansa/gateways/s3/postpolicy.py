@@ -2,7 +2,8 @@
 
 The signer writes a policy (JSON, base64): until when, and conditions on each field. Every field must be named by a
 condition but the signature's own, the file and those that begin with `x-ignore-`; so must the bucket, whether the form
-names it or not. Only signatures of version 4 are accepted.
+names it or not. A form may be signed as of old, too (HMAC-SHA1 of the policy, with the secret itself): web pages of long
+ago still are, and what such a signature covers is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import binascii
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hansa.gateways.s3 import canonical, dates
@@ -21,17 +22,19 @@ from hansa.gateways.s3.sigv4 import Scope, read_credential
 
 CONDITIONS_MAX = 200
 SIZE_MAX = 5 << 30
-_EXEMPT = frozenset(("file", "policy", "x-amz-signature"))
+_EXEMPT = frozenset(("file", "policy", "x-amz-signature", "awsaccesskeyid", "signature"))
 _DIGITS = re.compile(r"[0-9]{1,18}")
+_SIGNED_OF_OLD = ("awsaccesskeyid", "signature")
 _SIGNED = ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature")
 
 
 @dataclass(frozen=True, slots=True)
 class FormClaim:
-    """Who says to have signed the form's policy; nothing is believed before `verify_form`."""
+    """Who says to have signed the form's policy; nothing is believed before `verify_form`. `scope` None: signed as of
+    old."""
 
     access_key: str
-    scope: Scope
+    scope: Scope | None
     policy: str
     signature: str
 
@@ -89,18 +92,17 @@ class PostPolicy:
 def read_form_claim(fields: Mapping[str, str]) -> FormClaim | None:
     """`fields` with lower-case names; None for a form that nobody signed.
 
-    Raises InvalidArgument for a field that is missing, InvalidRequest for an old signature, InvalidToken.
+    Raises InvalidArgument for a field that is missing, InvalidToken.
     """
-    if "awsaccesskeyid" in fields or "signature" in fields:
-        raise S3Error.of("InvalidRequest", "Signature version 2 is not accepted; sign with AWS4-HMAC-SHA256.")
     if "x-amz-security-token" in fields:
         raise S3Error.of("InvalidToken", "There are no session tokens here; leave x-amz-security-token out.")
     policy = fields.get("policy")
+    if "awsaccesskeyid" in fields or "signature" in fields:
+        _require(fields, ("policy", *_SIGNED_OF_OLD))
+        return FormClaim(fields["awsaccesskeyid"], None, fields["policy"], fields["signature"])
     if policy is None and not any(name in fields for name in _SIGNED):
         return None
-    for name in ("policy", *_SIGNED):
-        if not fields.get(name):
-            raise S3Error.argument(name, "", "a signed form must have this field")
+    _require(fields, ("policy", *_SIGNED))
     if fields["x-amz-algorithm"] != canonical.ALGORITHM:
         raise S3Error.argument("x-amz-algorithm", fields["x-amz-algorithm"], f"must be {canonical.ALGORITHM}")
     access_key, scope = read_credential(fields["x-amz-credential"], "InvalidArgument")
@@ -109,9 +111,19 @@ def read_form_claim(fields: Mapping[str, str]) -> FormClaim | None:
     return FormClaim(access_key, scope, fields["policy"], fields["x-amz-signature"])
 
 
+def _require(fields: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if not fields.get(name):
+            raise S3Error.argument(name, "", "a signed form must have this field")
+
+
 def verify_form(claim: FormClaim, key: bytes) -> None:
-    """`key`: `sigv4.signing_key` of the access key's secret and the claim's scope. Raises SignatureDoesNotMatch."""
-    computed = canonical.signature(key, claim.policy.encode())
+    """`key`: `sigv4.signing_key` of the access key's secret and the claim's scope, the secret itself where there is no
+    scope. Raises SignatureDoesNotMatch."""
+    if claim.scope is None:
+        computed = base64.b64encode(hmac.digest(key, claim.policy.encode(), "sha1")).decode()
+    else:
+        computed = canonical.signature(key, claim.policy.encode())
     if not hmac.compare_digest(computed.encode(), claim.signature.encode()):
         raise S3Error.of(
             "SignatureDoesNotMatch", AWSAccessKeyId=claim.access_key, SignatureProvided=claim.signature[:64]

@@ -8,6 +8,7 @@ from hansa.gateways.s3 import (
     buckets,
     copying,
     crossorigin,
+    forms,
     listing,
     multipart,
     objects,
@@ -32,6 +33,7 @@ SERVE: dict[str, Serve] = {
     "ListParts": listing.list_parts,
     # objects
     "PutObject": objects.put_object,
+    "PostObject": forms.post_object,
     "GetObject": reading.get_object,
     "HeadObject": reading.get_object,
     "GetObjectAttributes": attributes.get_attributes,

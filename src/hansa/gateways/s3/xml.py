@@ -229,6 +229,11 @@ def escape(text: str) -> bytes:
     return _SPECIAL.sub(_reference, text).encode(errors="replace")
 
 
+def carries(text: str) -> bool:
+    """Whether XML 1.0 can carry every character as it is."""
+    return all(found in _ESCAPES for found in _SPECIAL.findall(text))
+
+
 def _reference(found: re.Match[str]) -> str:
     return _ESCAPES.get(found[0]) or f"&#{ord(found[0])};"
 
