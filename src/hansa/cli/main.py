@@ -36,6 +36,7 @@ VERBS = {
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
     "bucket": ("hansa.cli.bucket:bucket_command", "Objects in buckets, by S3: list, copy, keep folders alike."),
     "login": ("hansa.cli.login:login_command", "Log in to a cloud by name and password; log out."),
+    "s3": ("hansa.cli.s3:s3_command", "Keys with which programs use S3: make, turn, end, bring from elsewhere."),
     "iam": ("hansa.cli.iam:iam_command", "Who may do what: roles, bindings, people, oneself."),
     "audit": ("hansa.cli.audit:audit_command", "Who did what, and who was refused."),
     "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
