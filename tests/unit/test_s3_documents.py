@@ -215,6 +215,7 @@ def test_no_document_type_comes_in_by_any_encoding(encoding: str) -> None:
     [
         (b"<a>" * 20 + b"</a>" * 20, "16 elements deep"),
         (b"<Delete>" + b"<Quiet/>" * 100_001 + b"</Delete>", "100000 elements"),
+        (b"<Delete>" + b"<a/>" * 300_000 + b"</Delete>", "100000 elements"),
         (b"<Delete>" + b"<Object><Key>a</Key></Object>" * 1001 + b"</Delete>", "1000 times"),
         (b"<Delete><Object><Key>a</Key><Kay/></Object></Delete>", "Delete/Object/Kay"),
         (b"<Delete><Object><VersionId>a</VersionId></Object></Delete>", "Delete/Object/Key"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 
 import pytest
+from botocore.httpchecksum import AwsChunkedWrapper, CrtCrc32cChecksum
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,6 +237,16 @@ def test_a_trailer_that_ends_with_a_line_feed_of_its_own_is_read() -> None:
     raw = signed_body(STREAMING_SIGNED_TRAILER, SIGNED_SEED, [b"hello"], {CRC: "AAAAAA=="})
     raw = raw.replace(b"AAAAAA==\r\n", b"AAAAAA==\n\r\n")
     assert decoded(decoder(STREAMING_SIGNED_TRAILER, 5, CRC), raw) == (b"hello", {CRC: "AAAAAA=="})
+
+
+@given(st.binary(max_size=5000), st.integers(8192, 20_000))
+def test_what_boto_frames_is_decoded(data: bytes, chunk_size: int) -> None:
+    payload = data * 9
+    frames = AwsChunkedWrapper(
+        io.BytesIO(payload), checksum_cls=CrtCrc32cChecksum, checksum_name=CRC, chunk_size=chunk_size
+    )
+    body = ChunkedBody(STREAMING_UNSIGNED_TRAILER, len(payload), trailer=CRC)
+    assert decoded(body, *frames) == (payload, {CRC: checksums.of("CRC32C", payload)})
 
 
 def test_a_payload_is_never_copied() -> None:

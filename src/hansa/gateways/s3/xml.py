@@ -151,6 +151,8 @@ def read(body: bytes, *roots: str, bytes_max: int = BODY_BYTES_MAX) -> Node:
         raise S3Error.of("MalformedXML", "The body is not in UTF-8.")
     if b"<!DOCTYPE" in body:  # with it go entities; no other encoding than UTF-8 is read, so this finds each one
         raise S3Error.of("MalformedXML", "A document type is not allowed.")
+    if body.count(b"<") > 2 * ELEMENTS_MAX + 2:  # before the tree is built, which takes forty times the bytes
+        raise _too_many()
     parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314 - no document type, limits on all else
     try:
         parser.feed(body.decode())
@@ -169,7 +171,7 @@ def _bare(root: ElementTree.Element) -> None:
     for _ in range(DEPTH_MAX):
         count += len(level)
         if count > ELEMENTS_MAX:
-            raise S3Error.of("MalformedXML", f"The body may have {ELEMENTS_MAX} elements.")
+            raise _too_many()
         below: list[ElementTree.Element] = []
         for found in level:
             if found.tag[0] == "{":
@@ -179,6 +181,10 @@ def _bare(root: ElementTree.Element) -> None:
         if not level:
             return
     raise S3Error.of("MalformedXML", f"The body may be {DEPTH_MAX} elements deep.")
+
+
+def _too_many() -> S3Error:
+    return S3Error.of("MalformedXML", f"The body may have {ELEMENTS_MAX} elements.")
 
 
 # -- writing ------------------------------------------------------------------------------------
