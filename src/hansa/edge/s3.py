@@ -13,11 +13,16 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 from hansa.edge.place import LOOPBACK, Place, bind, names_of, url_of
 from hansa.errors import Invalid
 
+if TYPE_CHECKING:
+    from hansa.config import Settings
+
 FILE = "ports"
+BUNDLE = "ca-bundle.pem"  # as `authority` writes it
 FIRST, LAST = 20_000, 32_000
 ATTEMPTS = 50
 PLAIN, SECURE = "--s3-port", "--s3-tls-port"
@@ -55,6 +60,24 @@ def split(domains: str) -> tuple[str, ...]:
     """`HANSA_S3_DOMAINS`, the longest first: what two of them end is the longer one's."""
     found = {word.strip().lower().strip(".") for word in domains.split(",")} - {""}
     return tuple(sorted(found, key=lambda domain: (-len(domain), domain)))
+
+
+def variables(settings: Settings, api: Place) -> dict[str, str]:
+    """What clients of S3 read in `hansa.env`, their key apart. Nothing where nobody has said yet where S3 is."""
+    kept = kept_ports(settings.data)
+    plain, secure = settings.s3_port or kept.get("plain"), settings.s3_tls_port or kept.get("secure")
+    if plain and secure:
+        places = places_at(api, plain, secure)
+        url, tls_url = places.url(api, settings.s3_url), url_of(places.secure)
+    elif settings.s3_url:
+        url = tls_url = settings.s3_url
+    else:
+        return {}
+    found = {"AWS_ENDPOINT_URL_S3": url, "AWS_DEFAULT_REGION": settings.region}
+    ours = settings.tls_cert is None or settings.tls_ca is not None
+    if url.startswith("https:") and ours:
+        found["AWS_CA_BUNDLE"] = str((settings.data / BUNDLE).absolute())
+    return found | {"HANSA_S3_TLS_URL": tls_url}
 
 
 def listeners(
