@@ -104,9 +104,12 @@ async def _admitted(call: Call, form: PostForm) -> PostPolicy | None:
 
 
 def _headers(call: Call, form: PostForm) -> Mapping[str, str]:
-    """The request's own, and over them those that the fields stand for."""
+    """Those that the fields stand for, and of the request's own only what says nothing of the object: no policy covers a
+    header, so one must not do what a field would have been refused."""
     fields = form.fields
-    own = {name: value for name, value in call.request.headers.items() if name not in ("content-type", "content-md5")}
+    silent = (*_AS_HEADERS, "content-md5", "if-match", "if-none-match")
+    headers = call.request.headers.items()
+    own = {name: value for name, value in headers if not name.startswith("x-amz-") and name not in silent}
     found = own | {name: _latin(fields[name]) for name in _AS_HEADERS if fields.get(name)}
     found |= {name: _latin(value) for name, value in fields.items() if name.startswith("x-amz-")}
     if "content-type" not in found and form.file_type:
