@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hansa.gateways.s3 import dates
 from hansa.gateways.s3.canonical import EMPTY_SHA256, Scope, signing_key
 from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.sigv4 import Claim, Request, read_claim, require_region, verify
+from hansa.gateways.s3.sigv4 import Claim, Request, read_claim, verify
 from hansa.gateways.s3.uri import Query, decode, encode_path, read_query, write_query
 from hansa.sdk import s3sign
 
@@ -215,14 +215,6 @@ def test_a_presigned_time_out_of_range_is_forbidden(expires: str) -> None:
 def test_a_clock_that_is_too_far_off_is_refused(seconds: float) -> None:
     assert refusal(good(), now=NOW + seconds).code == "RequestTimeTooSkewed"
     assert believed(good(), now=NOW + seconds * 0.99).access_key == ACCESS_KEY
-
-
-def test_a_wrong_region_is_told_the_right_one() -> None:
-    claim = believed(good())
-    require_region(claim, "us-east-1")
-    with pytest.raises(S3Error) as caught:
-        require_region(claim, "se-sto")
-    assert caught.value.code == "AuthorizationHeaderMalformed" and caught.value.extras["Region"] == "se-sto"
 
 
 def test_a_date_header_stands_in_for_the_protocols_own() -> None:

@@ -233,6 +233,13 @@ def test_what_is_wrong_with_a_body_is_said() -> None:
     assert refused(STREAMING_SIGNED_TRAILER, unsigned_trailer, 0) in ("MalformedTrailerError", "IncompleteBody")
 
 
+def test_a_signature_of_a_trailer_that_is_no_signature_is_refused() -> None:
+    raw = signed_body(STREAMING_SIGNED_TRAILER, SIGNED_SEED, [b"hello"], {CRC: "AAAAAA=="})
+    head, mark, _ = raw.rpartition(b"x-amz-trailer-signature:")
+    for sign in (b"0" * 64, b"", b"\xe9" * 64):
+        assert refused(STREAMING_SIGNED_TRAILER, head + mark + sign + b"\r\n\r\n", 5) == "SignatureDoesNotMatch"
+
+
 def test_a_trailer_that_ends_with_a_line_feed_of_its_own_is_read() -> None:
     raw = signed_body(STREAMING_SIGNED_TRAILER, SIGNED_SEED, [b"hello"], {CRC: "AAAAAA=="})
     raw = raw.replace(b"AAAAAA==\r\n", b"AAAAAA==\n\r\n")
@@ -267,5 +274,5 @@ def test_the_length_must_be_told(text: str | None, code: str) -> None:
 
 def test_the_way_is_no_encoding_of_the_object() -> None:
     assert stored_encoding("aws-chunked") == ""
-    assert stored_encoding("aws-chunked, gzip") == stored_encoding("gzip,aws-chunked") == "gzip"
-    assert stored_encoding("deflate, gzip") == "deflate, gzip"
+    assert stored_encoding("aws-chunked, gzip") == stored_encoding("gzip,AWS-chunked") == "gzip"
+    assert stored_encoding("deflate,gzip") == "deflate,gzip"

@@ -201,20 +201,6 @@ def read_claimed(headers: Mapping[str, str], *, body_sha256: str | None = None) 
     )
 
 
-def check_body(
-    headers: Mapping[str, str], body: bytes, *, body_sha256: str | None = None, required: bool = False
-) -> None:
-    """The same for a body that is held in memory. `required`: Content-MD5 or a checksum must have been sent."""
-    claimed = read_claimed(headers, body_sha256=body_sha256)
-    if required and not claimed.said:
-        raise S3Error.of("InvalidRequest", "Content-MD5 or an x-amz-checksum- header is needed for this request.")
-    if claimed.trailer:
-        raise S3Error.of("InvalidRequest", "A trailer is not allowed for this request.")
-    digests = Digests(claimed.wanted)
-    digests.update(body)
-    claimed.check(digests)
-
-
 def read_md5(text: str | None) -> bytes | None:
     """Content-MD5. Raises InvalidDigest."""
     if text is None:

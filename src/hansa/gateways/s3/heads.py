@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from hansa.gateways.s3 import locks
 from hansa.gateways.s3.dates import http_date
 from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.streaming import stored_encoding
 from hansa.objectindex.records import Facts, Version, Versioning
 
 DEFAULT_TYPE = "binary/octet-stream"
@@ -20,7 +21,6 @@ STANDARD = "STANDARD"
 KEPT = (
     "content-type", "content-encoding", "content-disposition", "content-language", "cache-control", "expires", REDIRECT,
 )  # fmt: skip
-CHUNKED = "aws-chunked"
 OVERRIDES = {
     "response-content-type": "content-type",
     "response-content-language": "content-language",
@@ -36,12 +36,9 @@ Headers = dict[str, str]
 def kept_headers(headers: Mapping[str, str]) -> Headers:
     """Those of a write that come back with each read. How the body was framed on the wire is none of them."""
     found = {name: headers[name] for name in KEPT if headers.get(name)}
-    encoding = found.get("content-encoding")
-    if encoding is not None and CHUNKED in encoding:
-        rest = ",".join(word for word in encoding.split(",") if word.strip() != CHUNKED)
-        found.pop("content-encoding")
-        if rest.strip():
-            found["content-encoding"] = rest.strip()
+    if "content-encoding" in found:
+        encoding = stored_encoding(found.pop("content-encoding"))
+        found |= {"content-encoding": encoding} if encoding else {}
     return found
 
 

@@ -21,7 +21,7 @@ from hansa.gateways.s3.canonical import ALGORITHM, UNSIGNED, RawHeaders, Scope, 
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.uri import Query, encode_path
 
-__all__ = ["Claim", "Request", "Scope", "read_claim", "read_credential", "require_region", "signing_key", "verify"]
+__all__ = ["Claim", "Request", "Scope", "read_claim", "read_credential", "signing_key", "verify"]
 
 SKEW_S = 15 * 60
 EXPIRES_S_MAX = 7 * 24 * 3600
@@ -130,15 +130,6 @@ def verify(claim: Claim, request: Request, key: bytes) -> None:
     to_sign = canonical.string_to_sign(claim.timestamp, claim.scope, text)
     if not hmac.compare_digest(canonical.signature(key, to_sign), claim.signature):
         raise _mismatch(claim, text, to_sign)
-
-
-def require_region(claim: Claim, region: str) -> None:
-    """Raises AuthorizationHeaderMalformed, which names the right region: clients sign again with it."""
-    if claim.scope.region == region:
-        return
-    code = "AuthorizationQueryParametersError" if claim.presigned else "AuthorizationHeaderMalformed"
-    message = f"The signature's region is {claim.scope.region}; {region} is expected here."
-    raise S3Error.of(code, message, Region=region).with_headers({"x-amz-bucket-region": region})
 
 
 def _mismatch(claim: Claim, text: bytes, to_sign: bytes) -> S3Error:

@@ -62,8 +62,9 @@ def decoded_length(headers: Mapping[str, str]) -> int:
 
 def stored_encoding(content_encoding: str) -> str:
     """A Content-Encoding without `aws-chunked`, which is of the way and not of the object. May be empty."""
-    words = (word.strip() for word in content_encoding.split(","))
-    return ", ".join(word for word in words if word and word.lower() != "aws-chunked")
+    words = content_encoding.split(",")
+    kept = [word for word in words if word.strip().lower() != "aws-chunked"]
+    return content_encoding if len(kept) == len(words) else ",".join(kept).strip()
 
 
 class ChunkedBody:
@@ -185,7 +186,7 @@ class ChunkedBody:
             return
         lines = (f"AWS4-HMAC-SHA256-{what}", seed.timestamp, seed.scope, self._previous, *sums)
         computed = signature(seed.key, "\n".join(lines).encode())
-        if not hmac.compare_digest(computed, claimed):
+        if not hmac.compare_digest(computed.encode(), claimed.encode()):
             raise S3Error.of("SignatureDoesNotMatch", "The signature of a chunk is not the one we compute.")
         self._previous = computed
 

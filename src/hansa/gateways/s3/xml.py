@@ -57,9 +57,6 @@ class Node:
     def __len__(self) -> int:
         return len(self._element)
 
-    def children(self) -> list[Node]:
-        return [Node(child, f"{self.path}/{child.tag}") for child in self._element]
-
     def only(self, *names: str) -> Node:
         """Raises for a child of another name: a rule that we do not know must not be passed over in silence."""
         for child in self._element:
