@@ -96,6 +96,13 @@ class S3:
         self._netloc, self._secure = parts.netloc, parts.scheme == "https"
         self._trust: ssl.SSLContext | None = trusting(endpoint.ca_file) if self._secure else None
         self._mine = threading.local()
+        self._open: set[HTTPConnection] = set()
+
+    def close(self) -> None:
+        """All connections, once no thread asks any more."""
+        for each in self._open:
+            each.close()
+        self._open.clear()
 
     # -- buckets ----------------------------------------------------------------------------
 
@@ -268,12 +275,14 @@ class S3:
             else:
                 kept = HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
             self._mine.connection = kept
+            self._open.add(kept)
         return kept
 
     def _close(self) -> None:
         kept: HTTPConnection | None = getattr(self._mine, "connection", None)
         if kept is not None:
             kept.close()
+            self._open.discard(kept)
             self._mine.connection = None
 
 
