@@ -92,6 +92,10 @@ def _check_target(rule: ReplicationRule, source: BucketView, find: Find, rules: 
         raise S3Error.of("InvalidRequest", f"Rule {rule.id}: a bucket cannot be replicated to itself.")
     if target.versioning is not Versioning.ENABLED:
         raise S3Error.of("InvalidRequest", f"Rule {rule.id}: versioning of {target.name} is not enabled.")
+    if source.locking and not target.locking:
+        raise S3Error.of(
+            "InvalidRequest", f"Rule {rule.id}: {target.name} has no object lock, which {source.name} has."
+        )
     if rule.account and rule.account != target.project:
         raise S3Error.of("InvalidRequest", f"Rule {rule.id}: {target.name} does not belong to {rule.account[:64]}.")
     key = (target.spec.get("encryption") or {}).get("key") or ""
