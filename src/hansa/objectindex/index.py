@@ -63,8 +63,8 @@ class SqlObjectIndex:
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
         if id:
-            return await steps.version(self._reading, sql.BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await steps.version(self._reading, sql.LATEST, bucket=bucket, key=encoded(key))
+            return await steps.version(self._reading, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await steps.version(self._reading, sql.READ_LATEST, bucket=bucket, key=encoded(key))
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,

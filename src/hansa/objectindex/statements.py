@@ -10,12 +10,15 @@ _KEY = "bucket = :bucket and key = :key"
 
 LATEST = f"select {COLUMNS} from s3_versions where {_KEY} and latest = 1"
 BY_ID = f"select {COLUMNS} from s3_versions where {_KEY} and id = :id"
+_WITH_BODY = f"select {COLUMNS}, (select body from s3_inline i where i.ref = v.ref) from s3_versions v where {_KEY}"
+READ_LATEST = f"{_WITH_BODY} and latest = 1"
+READ_BY_ID = f"{_WITH_BODY} and id = :id"
 BEFORE = f"select {COLUMNS} from s3_versions where {_KEY} and ord < :ord order by ord desc limit 1"
 ORDER_OF = f"select ord from s3_versions where {_KEY} and id = :id"
 
 INSERT = """
-insert into s3_versions (bucket, key, id, latest, marker, size, etag, modified, shown, facts)
-values (:bucket, :key, :id, 1, :marker, :size, :etag, :modified, :shown, :facts) returning ord"""
+insert into s3_versions (bucket, key, id, latest, marker, size, etag, modified, shown, facts, ref)
+values (:bucket, :key, :id, 1, :marker, :size, :etag, :modified, :shown, :facts, :ref) returning ord"""
 SET_LATEST = "update s3_versions set latest = :latest where ord = :ord"
 SET_FACTS = "update s3_versions set facts = :facts, shown = :shown where ord = :ord"
 DELETE = "delete from s3_versions where ord = :ord"

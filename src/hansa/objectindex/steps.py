@@ -159,6 +159,7 @@ async def _insert(
         sql.INSERT, bucket=asked.bucket, key=asked.key, id=id, marker=int(new.marker), size=new.size, etag=new.etag,
         modified=new.modified, shown=documents.shown_document(facts),
         facts=documents.text(documents.facts_document(facts, pieces)),
+        ref=(documents.ref_of(pieces[0]) or None) if len(pieces) == 1 else None,
     )  # fmt: skip
     order = int(rows[0][0])
     return Version(new.bucket, new.key, id, order, True, new.marker, new.size, new.etag, new.modified, facts)
@@ -353,16 +354,17 @@ async def _tell(tx: Transaction, asked: Asked, id: str) -> None:
 
 
 async def version(tx: Transaction, statement: str, **key: Any) -> Version | None:
-    """With the bytes that lie inline."""
+    """With the bytes that lie inline: those of a single piece come along with the row."""
     rows = await tx.all(statement, **key)
     if not rows:
         return None
-    document = orjson.loads(rows[0][9])
-    bodies: dict[int, bytes] = {}
-    for piece in document.get("p", ()):
-        if ref := documents.ref_of(piece):
-            bodies[ref] = bytes((await tx.all(sql.INLINE, ref=ref))[0][0])
-    return version_of(rows[0], document, bodies)
+    *row, body = rows[0]
+    document = orjson.loads(row[9])
+    pieces = document.get("p", ())
+    if len(pieces) == 1:
+        return version_of(row, document, {documents.ref_of(pieces[0]): body} if body is not None else {})
+    refs = [ref for piece in pieces if (ref := documents.ref_of(piece))]
+    return version_of(row, document, {ref: (await tx.all(sql.INLINE, ref=ref))[0][0] for ref in refs})
 
 
 def _seen(row: Row | None) -> Version | None:

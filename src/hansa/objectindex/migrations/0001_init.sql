@@ -6,7 +6,8 @@ create table s3_versions (
   bucket text not null, key blob not null, id text not null,
   latest integer not null, marker integer not null,
   size integer not null, etag text not null, modified real not null,
-  shown text not null, facts text not null
+  shown text not null, facts text not null,
+  ref integer -- of the bytes that lie inline, where the object is one piece
 );
 create unique index s3_versions_by_id on s3_versions (bucket, key, id);
 create index s3_versions_in_order on s3_versions (bucket, key, ord desc);
