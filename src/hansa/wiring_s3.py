@@ -41,8 +41,10 @@ from hansa.errors import Invalid, Retry
 from hansa.gateways.api import ApiClient, ApiPlace
 from hansa.gateways.meter import Meter
 from hansa.gateways.s3.app import S3App
+from hansa.gateways.s3.chores import Chores
 from hansa.gateways.s3.content import Content
 from hansa.gateways.s3.directory import Directory
+from hansa.gateways.s3.duties import chores_of
 from hansa.gateways.s3.following import Follower
 from hansa.gateways.s3.gateway import Gateway, GatewaySettings
 from hansa.gateways.s3.ports import S3Identity
@@ -77,6 +79,7 @@ class S3:
     gateway: Gateway
     blobs: BlobEngine
     metrics: S3Metrics
+    chores: Chores
 
     async def close(self) -> None:
         """What was counted is written down; what goes on elsewhere is left alone."""
@@ -151,7 +154,10 @@ async def build_s3(settings: Settings) -> S3:
         directory, Upstream(api, directory, mint, ids), index, Content(index, blobs, directory, clock=clock), clock,
         ids, gateway_settings(settings), counting,
     )  # fmt: skip
-    s3 = S3(S3App(gateway), store, follower, meter, gateway, blobs, metrics)
+    chores = chores_of(
+        gateway, blobs, directory.all_buckets, day_s=settings.s3_lifecycle_day_s, touched=counting.touched
+    )
+    s3 = S3(S3App(gateway), store, follower, meter, gateway, blobs, metrics, chores)
     s3.app = _with_pages(s3, settings, ids)
     return s3
 
@@ -235,7 +241,10 @@ async def serve_s3(settings: Settings, plain: socket.socket, secure: socket.sock
     server = make_server(s3.app, limits, None, certificates.context, http=StreamingHttp, end_s=END_S)
     observe(s3, server)
     serving = asyncio.create_task(server.serve([plain, secure]))
-    beside = [asyncio.create_task(work) for work in (certificates.keep(), s3.follower.follow(), s3.meter.keep())]
+    beside = [
+        asyncio.create_task(work)
+        for work in (certificates.keep(), s3.follower.follow(), s3.meter.keep(), s3.chores.run())
+    ]
     ending = asyncio.create_task(stop.wait())
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)

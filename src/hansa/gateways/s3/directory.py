@@ -124,6 +124,11 @@ class Directory:
         found = [view for uid in self._in.get(project, ()) if (view := self.bucket_by_uid(uid)) and not view.going]
         return sorted(found, key=lambda view: (view.name, view.region))
 
+    def all_buckets(self) -> list[BucketView]:
+        """Of every project: for duties that look at all of them."""
+        found = [self.bucket_by_uid(uid) for uid in self._buckets]
+        return [view for view in found if view is not None and not view.going]
+
     def _viewed(self, stored: Stored) -> BucketView:
         bucket = Bucket(stored)
         project, region = stored.key.project or "", stored.key.region or ""
