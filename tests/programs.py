@@ -7,4 +7,4 @@ import os
 
 def no_cloud(**more: str) -> dict[str, str]:
     """The environment of these tests without anything that names a cloud, and with `more`."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_"))} | more
+    return {k: v for k, v in os.environ.items() if not k.startswith(("HANSA_", "EVROC_", "AWS_"))} | more

@@ -1,9 +1,9 @@
 """The first minute of a cloud, and of each later start: who owns it, and how they get in.
 
 Every step looks first and then creates in one commit, so that a start may die at any line and the next one
-goes on from there. What is secret (the private key of the service account, the refresh token) stands in
-`hansa.env` and `evroc.yaml` alone, readable by their owner; the store holds a public key and a digest. When
-the files are lost or do not fit the store, new ones are made and the old ones are worth nothing any more.
+goes on from there. What is secret (the private key of the service account, the refresh token, the secret of its key
+of S3) stands in `hansa.env` and `evroc.yaml` alone, readable by their owner; the store holds a public key, a digest and
+a sealed secret. When the files are lost or do not fit the store, new ones are made and the old ones are worth nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import base64
 import binascii
 import hmac
 import json
-import shlex
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hansa.api.keys import write_private
 from hansa.api.tokens import REFRESH_S, changed, digest_of, new_refresh_token, refresh_text
 from hansa.clock import Clock, Ids
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
+from hansa.datafolder import ENVIRONMENT, read_environment
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, NotFound
 from hansa.kinds.iam import (
@@ -38,10 +38,10 @@ from hansa.kinds.iam import (
     people_scope,
 )
 from hansa.kinds.resource import AnyResource, Key, Stored, ref_of
+from hansa.kinds.storage import S3Key, pair_fault
 from hansa.policy.verdict import PROGRAM
-from hansa.store.port import Birth, Claim, Create, Forget, LinkTo, Query, Reserve, SetStatus, Store, Write
+from hansa.store.port import Birth, Claim, Create, Delete, Forget, LinkTo, Query, Reserve, SetStatus, Store, Write
 
-ENVIRONMENT = "hansa.env"
 SDK_FILE = "evroc.yaml"
 ACCOUNT = "hansa"
 TOKEN = "env"  # noqa: S105 - the name of a token, not one
@@ -49,7 +49,10 @@ LIFE_S = 365 * 86_400.0
 RENEW_S = 30 * 86_400.0
 _MARK = "hansa/env"  # system label of the credentials made here
 
-ProjectBorn = Callable[[AnyResource], Awaitable[Birth]]
+__all__ = ["Credentials", "ensure_cloud", "ensure_organization", "read_environment", "write_environment"]
+
+Born = Callable[[AnyResource], Awaitable[Birth]]
+Unseal = Callable[[str, str], Awaitable[bytes | None]]  # a secret of a uid, by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Credentials:
     service_account: str = ""
     service_account_secret: str = field(default="", repr=False)
     refresh_token: str = field(default="", repr=False)
+    s3_access_key: str = ""
+    s3_secret_key: str = field(default="", repr=False)
 
 
 async def ensure_cloud(
@@ -72,14 +77,22 @@ async def ensure_cloud(
     *,
     project: str,
     region: str,
-    project_born: ProjectBorn,
+    project_born: Born,
+    s3_key_born: Born,
+    unseal: Unseal,
     kept: Mapping[str, str],
 ) -> Credentials:
-    """Owner, organisation, project, service account and tokens, all there after it returns.
+    """Owner, organisation, project, service account, its key of S3 and tokens, all there after it returns.
 
     `kept` is `read_environment(data)` of the last start. Raises Conflict when the project is another's.
     """
-    return await _Start(store, clock, ids).cloud(project, region, project_born, kept)
+    start = _Start(store, clock, ids)
+    made = await start.cloud(project, region, project_born, kept)
+    if not made.service_account:
+        return made
+    account = Key(ServiceAccount.kind, f"projects/{project}", made.service_account)
+    pair = await start.s3_key(account, s3_key_born, unseal, kept)
+    return replace(made, s3_access_key=pair[0], s3_secret_key=pair[1])
 
 
 async def ensure_organization(store: Store, clock: Clock, ids: Ids, name: str) -> tuple[str, str, str]:
@@ -98,7 +111,7 @@ class _Start:
     clock: Clock
     ids: Ids
 
-    async def cloud(self, project: str, region: str, born: ProjectBorn, kept: Mapping[str, str]) -> Credentials:
+    async def cloud(self, project: str, region: str, born: Born, kept: Mapping[str, str]) -> Credentials:
         user = await self.owner(OPERATOR, "hansa")
         organization = user.spec.organizations[0]
         token = await self.refresh_token(user, kept.get("HANSA_REFRESH_TOKEN", ""))
@@ -143,7 +156,7 @@ class _Start:
 
     # -- the project and its account ----------------------------------------------------------------
 
-    async def _project(self, name: str, organization: str, born: ProjectBorn) -> Project:
+    async def _project(self, name: str, organization: str, born: Born) -> Project:
         key = Key(Project.kind, "", name)
         if (stored := await self._get(key)) is None:
             uid, spec = self.ids.uid(), {"organization": organization, "name": name}
@@ -220,6 +233,34 @@ class _Start:
         await self._commit(create, *ends)
         return str(birth.shown["privateKeyJwk"])
 
+    # -- its key of S3 ------------------------------------------------------------------------------
+
+    async def s3_key(self, account: Key, born: Born, unseal: Unseal, kept: Mapping[str, str]) -> tuple[str, str]:
+        """Access key and secret: those that are kept while they count, else those of a new key, which ends the others
+        made here."""
+        now, kept_pair = self.clock.now(), (kept.get("AWS_ACCESS_KEY_ID", ""), kept.get("AWS_SECRET_ACCESS_KEY", ""))
+        listed = (await self.store.list(Query(S3Key.kind, account.scope))).items
+        ours = [S3Key(s) for s in listed if s.system_labels.get(_MARK) and s.deleted_at is None]
+        for key in (k for k in ours if k.spec.service_account_ref == ref_of(ServiceAccount, account)):
+            pair = key.status.pair(kept_pair[0])
+            if pair is not None and not pair_fault(key, pair.access_key, now):
+                secret = await unseal(key.uid, pair.sealed) or b""
+                if secret and hmac.compare_digest(secret, kept_pair[1].encode()):
+                    return kept_pair
+        return await self._new_s3_key(account, born, ours)
+
+    async def _new_s3_key(self, account: Key, born: Born, old: Sequence[S3Key]) -> tuple[str, str]:
+        key, uid = Key(S3Key.kind, account.scope, f"{TOKEN}-{self.ids.token()[:12]}"), self.ids.uid()
+        spec = {"serviceAccountRef": ref_of(ServiceAccount, account), "description": f"of {ENVIRONMENT}"}
+        birth = await born(S3Key(Stored(key, uid, self.clock.now(), spec=spec)))
+        create = Create(
+            key, uid, spec, birth.status, system_labels={_MARK: "1"}, observed=1, due=False,
+            parents=(Key(Project.kind, "", account.project or ""),),
+            links=(LinkTo(account, "spec.serviceAccountRef", holds=False, free=False),),
+        )  # fmt: skip
+        await self._commit(create, *birth.also, *(Delete(each.key, uid=each.uid) for each in old))
+        return str(birth.status["accessKeyID"]), str(birth.shown["secretAccessKey"])
+
     async def _get(self, key: Key) -> Stored | None:
         try:
             return await self.store.get(key)
@@ -241,24 +282,6 @@ def _fits(credential: ServiceAccountCredential, secret: str) -> bool:
 
 
 # -- the files ----------------------------------------------------------------------------------
-
-
-def read_environment(data_dir: Path) -> dict[str, str]:
-    """The variables of `DIR/hansa.env`, empty when there is none or it cannot be read as ours."""
-    try:
-        lines = (data_dir / ENVIRONMENT).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    found: dict[str, str] = {}
-    for line in lines:
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        if len(words) == 2 and words[0] == "export" and "=" in words[1]:
-            name, _, value = words[1].partition("=")
-            found[name] = value
-    return found
 
 
 def write_environment(
@@ -297,6 +320,10 @@ def _environment(folder: Path, base_url: str, token_url: str, it: Credentials, t
         values["EVROC_SERVICE_ACCOUNT_ID"] = it.service_account
         values["EVROC_SERVICE_ACCOUNT_SECRET"] = it.service_account_secret
     values["EVROC_CONFIG_FILE"] = str(folder / SDK_FILE)
+    if it.s3_access_key:
+        values["AWS_ACCESS_KEY_ID"] = it.s3_access_key
+        values["AWS_SECRET_ACCESS_KEY"] = it.s3_secret_key
+        values["AWS_DEFAULT_REGION"] = it.region
     values |= trust
     head = "# Written by `hansa up` at each start. Holds secrets: keep it to yourself.\n"
     return head + "".join(f"export {name}={_quoted(value)}\n" for name, value in values.items())

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         description="`postgresql://user@host/name`, or the path of an SQLite file; empty: `hansa.db` in the data folder",
     )
     role: str = Field(
-        "all", pattern="^(all|api|control)$", description="what this process does; `hansa serve --role` sets it"
+        "all", pattern="^(all|api|control|s3)$", description="what this process does; `hansa serve --role` sets it"
     )
     take_hosts: bool = Field(False, description="take the hosts over from a data folder that is gone for good")
     port: int = Field(8080, ge=0, le=65535, description="port of the API; 0 takes a free one")
@@ -41,6 +41,39 @@ class Settings(BaseSettings):
     connections_each: int = Field(
         256, ge=1, le=100_000, description="connections at a time of one IPv4 address, or one IPv6 /64"
     )
+    s3_port: int | None = Field(
+        None, ge=0, le=65535, description="port of S3 on loopback, without TLS; without it a free one, kept in `DIR/s3`"
+    )
+    s3_tls_port: int | None = Field(
+        None, ge=0, le=65535, description="port of S3 with TLS, at the API's address; without it a free one, kept too"
+    )
+    s3_url: str = Field("", description="URL under which clients reach S3, when it is not the one it listens on")
+    api_at: str = Field("", description="ADDR:PORT at which gateways reach the API, when its URL leads elsewhere")
+    s3_domains: str = Field(
+        "s3.localhost",
+        description="domains under which a bucket is a host name (`BUCKET.s3.localhost`), comma separated",
+    )
+    s3_processes: int = Field(1, ge=1, le=64, description="processes of `hansa up` that serve S3, on the same ports")
+    s3_connections: int = Field(
+        2000, ge=10, le=100_000, description="connections to one process of S3 at a time; half of them of one address"
+    )
+    s3_request_rate: int = Field(
+        10_000, ge=1, le=1_000_000, description="requests of one project a second, in each process of S3: then SlowDown"
+    )
+    s3_acl: str = Field(
+        "closed", pattern="^(closed|open)$",
+        description="`open`: new buckets take ACLs and are not kept from the public, as suites of S3's early days want",
+    )  # fmt: skip
+    s3_lifecycle_day_s: float = Field(
+        86_400.0, gt=0, le=86_400, description="length of a day in lifecycle rules, seconds: shorter for tests"
+    )
+    s3_store: str = Field(
+        "",
+        description="where the bytes of objects lie: empty: `DIR/s3/blobs`; else `https://ENDPOINT/BUCKET[/PREFIX]` of S3",
+    )
+    s3_store_region: str = Field("us-east-1", description="region of that store")
+    s3_store_access_key: SecretStr = Field(SecretStr(""), description="access key of that store")
+    s3_store_secret_key: SecretStr = Field(SecretStr(""), description="secret key of that store")
     metrics: str = Field("loopback", pattern="^(loopback|everywhere|off)$", description="who may read `/metrics`")
     fleet: Path | None = Field(None, description="fleet file; without it the one that is shipped")
     region: str = Field("se-sto", description="default region; its zone `a` is this machine")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hansa.errors import HansaError
 
+ENVIRONMENT = "hansa.env"
 RELEASE_S = 5.0  # a killed cloud's processes may need a moment to be gone
 
 
@@ -75,6 +77,24 @@ def name_holder(data: Path, pid: int) -> None:
     spare.write_text(f"{pid}\n")
     spare.chmod(0o600)
     spare.replace(data / "pid")
+
+
+def read_environment(data_dir: Path) -> dict[str, str]:
+    """The variables of `DIR/hansa.env`, empty when there is none or it cannot be read as ours."""
+    try:
+        lines = (data_dir / ENVIRONMENT).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found: dict[str, str] = {}
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        if len(words) == 2 and words[0] == "export" and "=" in words[1]:
+            name, _, value = words[1].partition("=")
+            found[name] = value
+    return found
 
 
 async def _pause(seconds: float) -> None:

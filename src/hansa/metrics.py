@@ -169,6 +169,25 @@ class Metrics:
         return [(f.name, f.kind if isinstance(f, Asked) else kinds[type(f)], f.labels, f.help) for f in self._families]
 
 
+class S3Metrics(Metrics):
+    """Of a process that serves S3: what every process has, and its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s3_requests = self._new(
+            Counter("hansa_s3_requests_total", "Requests of S3 answered.", ("operation", "code"))
+        )
+        self.s3_request_s = self._new(
+            Histogram("hansa_s3_request_seconds", "From a request's head to its whole answer.", ("operation",))
+        )
+        self.s3_bytes = self._new(Counter("hansa_s3_bytes_total", "Bytes of bodies.", ("direction",)))
+        self.s3_behind = self._new(
+            Asked("hansa_s3_directory_behind_seconds", "Since the control store was last read successfully.")
+        )
+        self.s3_untold = self._new(Asked("hansa_s3_usage_windows", "Windows of usage that the API has not taken yet."))
+        self.s3_capacity = self._new(Asked("hansa_s3_store_bytes", "Room of the store of bytes.", labels=("state",)))
+
+
 def _within(labels: Labels, values: Mapping[Labels, object]) -> Labels:
     """The labels, or `other` for each once there are too many of them."""
     return labels if labels in values or len(values) < SERIES_MAX else (OTHER,) * len(labels)

@@ -29,12 +29,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to keep: its name in logs, its command, descriptors and variables that it is given."""
+    """A process to keep: its name in logs, its command, descriptors and variables that it is given.
+
+    `tells` False: that it is ready is waited for, and told to nobody.
+    """
 
     name: str
     command: Sequence[str]
     descriptors: Sequence[int] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    tells: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,7 @@ class _Kept:
     due_at: float = 0.0
     pause_s: float = PAUSE_S
     was_ready: bool = False  # ever
+    said: bytes = b""  # how it said so, until all are ready
     waits: dict[int, bytearray] = field(default_factory=dict)  # descriptor -> the beginning of a line
 
 
@@ -181,13 +186,23 @@ class Supervisor:
 
     def _forward(self, kept: _Kept, line: bytes, out: bool) -> None:
         if out:
-            if line.startswith(READY) and kept.was_ready:
-                say(kept.child.name, "ready again")
-                return
-            kept.was_ready = kept.was_ready or line.startswith(READY)
-            _write(sys.stdout.fileno(), line + b"\n")
+            if line.startswith(READY):
+                self._is_ready(kept, line)
+            else:
+                _write(sys.stdout.fileno(), line + b"\n")
             return
         _write(sys.stderr.fileno(), named(kept.child.name, line) + b"\n" if kept.was_ready else line + b"\n")
+
+    def _is_ready(self, kept: _Kept, line: bytes) -> None:
+        """The first time it is told, once every child is: who reads `ready` finds all of them."""
+        if kept.was_ready:
+            say(kept.child.name, "ready again")
+            return
+        kept.was_ready, kept.said = True, line if kept.child.tells else b""
+        if all(each.was_ready for each in self._kept):
+            for each in self._kept:
+                if each.said:
+                    _write(sys.stdout.fileno(), each.said + b"\n")
 
 
 def named(name: str, line: bytes) -> bytes:

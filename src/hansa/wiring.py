@@ -20,22 +20,25 @@ from hansa.api.app import Api
 from hansa.api.audit import Audit
 from hansa.api.caller import Callers, issuer_of
 from hansa.api.console import Consoles
+from hansa.api.gateways import Gateways
 from hansa.api.identities import Identities
 from hansa.api.keys import SigningKeys, write_private
 from hansa.api.passwords import Passwords
 from hansa.api.resources import Resources
+from hansa.api.storage import Storage
 from hansa.api.tokens import TokenService
 from hansa.api.users import Users
-from hansa.bootstrap import Credentials, ensure_cloud, read_environment, write_environment
+from hansa.bootstrap import Credentials, ensure_cloud, write_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings, run_folder
-from hansa.control.accounts import revoke
+from hansa.control.accounts import revoke as revoke_credential
 from hansa.control.loop import Loop
 from hansa.control.projects import project_born
 from hansa.control.quotas import count_everything
 from hansa.control.reconcilers import admissions, reconcilers
-from hansa.control.world import World
-from hansa.datafolder import starting
+from hansa.control.s3keys import revoke_key, rotated, s3_key_born
+from hansa.control.world import Contents, World
+from hansa.datafolder import read_environment, starting
 from hansa.engines.counted import CountedEngines, Engines
 from hansa.engines.network.driver import LocalNetworks
 from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
@@ -53,6 +56,7 @@ from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
+from hansa.kinds.storage import MATERIAL, S3Key
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
@@ -60,6 +64,7 @@ from hansa.samefleet import SameFleet, digest_of, named_here
 from hansa.sealing import Sealer
 from hansa.store.open import is_postgres, open_store
 from hansa.store.port import Birth, Claim, Query, Release, Reserve, Store, Wake, Write
+from hansa.storing import open_index
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -102,6 +107,7 @@ class Cloud:
     hands: Hands | None = None  # None: no other process has any
     same_fleet: SameFleet | None = None  # None: no other process is on this store
     close_engines: Callable[[], None] = lambda: None
+    close_index: Callable[[], Awaitable[None]] | None = None
     close_passwords: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
@@ -141,6 +147,8 @@ class Cloud:
         self.close_engines()
         self.close_passwords()
         await self.api.audit.flush()
+        if self.close_index is not None:
+            await self.close_index()
         await self.store.close()
 
 
@@ -239,6 +247,13 @@ async def wake_machines(store: Store) -> None:
         await store.commit(*(Wake(key) for key in keys[start : start + 500]), by="/hansa/start")
 
 
+async def wake_keyless(store: Store) -> None:
+    """Projects of before there were buckets are given the key of their objects."""
+    for project in (await store.list(Query("Project", ""))).items:
+        if await store.secret(project.uid, MATERIAL) is None:
+            await store.commit(Wake(project.key), by="/hansa/start")
+
+
 # -- the whole ----------------------------------------------------------------------------------
 
 
@@ -289,13 +304,15 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
     async with starting(data):
         if same_fleet is not None:
             await same_fleet.enter()
+        index = await open_index(settings, clock)
         cloud = await assemble(
             store, CountedEngines(engines, metrics.engine_s.observe), settings, clock, ids, base_url, fleet, data,
-            kept=read_environment(data), metrics=metrics,
+            kept=read_environment(data), contents=index, metrics=metrics,
         )  # fmt: skip
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
     cloud.close_engines, cloud.hosting, cloud.hands, cloud.same_fleet = close, hosting, hands, same_fleet
+    cloud.close_index = index.close
     return cloud
 
 
@@ -330,12 +347,12 @@ async def _wake_uid(store: Store, uid: str) -> None:
 
 async def assemble(
     store: Store, engines: Engines, settings: Settings, clock: Clock, ids: Ids, base_url: str, fleet: FleetFile,
-    data: Path, *, kept: dict[str, str], metrics: Metrics | None = None,
+    data: Path, *, kept: dict[str, str], contents: Contents, metrics: Metrics | None = None,
 ) -> Cloud:  # fmt: skip
-    """Store and engines into a cloud: the same for `hansa up` and for tests."""
+    """Store and engines into a cloud: the same for `hansa up` and for tests. `contents`: what is in buckets."""
     sealer = sealer_of(settings, data)
     keys = SigningKeys.in_folder(data / "keys", sealer)
-    world = World(store, engines, clock, ids, settings)
+    world = World(store, engines, clock, ids, settings, contents, sealer)
     await write_places(store, ids, fleet, stand_ins=settings.stand_ins, clock=clock)
     await complete_networks(world)
 
@@ -347,14 +364,20 @@ async def assemble(
     store.on_commit(loop.wake)
     credentials = await ensure_cloud(
         store, clock, ids, project=settings.project, region=settings.region,
-        project_born=partial(_born_in, world), kept=kept,
+        project_born=partial(_born_in, world), s3_key_born=partial(_key_born_in, world), unseal=unseal, kept=kept,
     )  # fmt: skip
     await count_everything(world, partial(store.commit, by="/hansa/start"))
+    await wake_keyless(store)
     if settings.role == "all":
         await wake_machines(store)
     gate = Gate(store)
-    resources = Resources(store, admissions(world), gate, sealer, clock, ids, settings.quota_limits)
-    actions = Actions(resources, store, gate, clock, partial(_log, world), _revoke, loop.last_error)
+    storage = Storage(store, gate, sealer, contents)
+    resources = Resources(
+        store, admissions(world), gate, sealer, clock, ids, storage, settings.quota_limits, storage.besides()
+    )
+    actions = Actions(
+        resources, store, gate, clock, partial(_log, world), _revoke, partial(_rotated, world), loop.last_error
+    )
     consoles = Consoles(resources, keys, base_url, partial(_engine_of, world))
     issuer = issuer_of(base_url)
     audit = Audit(store, gate, clock, ids, credentials.organization)
@@ -364,6 +387,7 @@ async def assemble(
     api = Api(
         resources, actions, consoles, identities, audit, tokens,
         Callers(store, clock, keys, issuer), ids, base_url, _changes(store), partial(_ready, store),
+        Gateways(store, clock, keys, issuer),
     )  # fmt: skip
     metrics = metrics or Metrics()
     observe_loop(metrics, loop)
@@ -373,6 +397,10 @@ async def assemble(
 
 async def _born_in(world: World, it: AnyResource) -> Birth:
     return await project_born(it, world)
+
+
+async def _key_born_in(world: World, it: AnyResource) -> Birth:
+    return await s3_key_born(it, world)
 
 
 def _engine_of(world: World, it: AnyResource) -> ComputeEngine | None:
@@ -385,7 +413,12 @@ async def _log(world: World, it: AnyResource, count: int) -> bytes:
 
 
 async def _revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
-    return await revoke(it, reason, now)
+    end = revoke_key if isinstance(it, S3Key) else revoke_credential
+    return await end(it, reason, now)
+
+
+def _rotated(world: World, it: AnyResource, grace_s: float) -> tuple[tuple[Write, ...], Document]:
+    return rotated(it, grace_s, world)
 
 
 async def _ready(store: Store) -> Document:

@@ -18,6 +18,7 @@ from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.fleetfile import FleetFile
 from hansa.wiring import Cloud, FleetEngines, assemble, simulated_host
 
+from ..contents import MemoryContents
 from ..postgres import a_store
 
 BASE = "http://127.0.0.1:8080"
@@ -83,7 +84,12 @@ def ready_of(found: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+def contents() -> MemoryContents:
+    return MemoryContents()
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path, contents: MemoryContents) -> AsyncIterator[Cloud]:
     clock, ids = SystemClock(), SystemIds()
     store = await a_store(tmp_path / "hansa.db", clock=clock, ids=ids)
     engines = FleetEngines()
@@ -92,7 +98,9 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
             engines.by_host[host.id] = simulated_host(host, clock)
             engines.by_zone.setdefault(f"{region.id}-{host.zone}", SimulatedVolumes())
             engines.networks[host.id] = SimulatedNetwork()
-    made = await assemble(store, engines, Settings(data=tmp_path), clock, ids, BASE, FLEET, tmp_path, kept={})
+    made = await assemble(
+        store, engines, Settings(data=tmp_path), clock, ids, BASE, FLEET, tmp_path, kept={}, contents=contents
+    )
     looping = asyncio.create_task(made.serve_loop())
     yield made
     await made.loop.stop()

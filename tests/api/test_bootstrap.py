@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
@@ -22,10 +22,15 @@ from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.accounts import revoke
 from hansa.control.outcome import born_ready
+from hansa.control.s3keys import revoke_key, s3_key_born
+from hansa.control.world import World
 from hansa.errors import Conflict
 from hansa.kinds.iam import RefreshToken, ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Key
+from hansa.kinds.storage import S3Key
+from hansa.objectindex.nothing import NothingStored
 from hansa.policy.verdict import Caller
+from hansa.sealing import Sealer
 from hansa.store.port import Birth, Create, Delete, Forget, Query
 from hansa.store.store import SqlStore
 
@@ -36,6 +41,7 @@ pytestmark = pytest.mark.anyio
 
 BASE = "http://127.0.0.1:8080"
 DAY = 86_400
+SEALER = Sealer(b"0" * 32)
 
 
 class Killed(BaseException):
@@ -75,10 +81,23 @@ class House:
         also = (Create(network, self.ids.uid(), {}, parents=(it.key,)),)
         return Birth(born_ready(self.clock.now()), observed=1, due=False, also=also)
 
+    async def key_born(self, it: AnyResource) -> Birth:
+        settings, nobody = Settings(_env_file=None), cast(Any, None)
+        return await s3_key_born(it, World(self.store, nobody, self.clock, self.ids, settings, NothingStored(), SEALER))
+
+    async def unseal(self, uid: str, name: str) -> bytes | None:
+        sealed = await self.store.secret(uid, name)
+        return None if sealed is None else SEALER.open(sealed, f"{uid}/{name}")
+
+    async def s3_keys(self) -> list[S3Key]:
+        items = (await self.store.list(Query("S3Key", below=True))).items
+        return [S3Key(s) for s in items if s.deleted_at is None]
+
     async def start(self, project: str = "demo", store: Any = None) -> Credentials:
         it = await ensure_cloud(
             store or self.store, self.clock, self.ids,
             project=project, region="se-sto", project_born=self.born, kept=read_environment(self.folder),
+            s3_key_born=self.key_born, unseal=self.unseal,
         )  # fmt: skip
         write_environment(self.folder, BASE, it)
         return it
@@ -147,7 +166,7 @@ async def test_after_the_first_start_both_ways_lead_to_an_owner(house: House) ->
     )
     assert await house.count() == {
         "Organization": 1, "User": 1, "Project": 1, "ServiceAccount": 1, "ServiceAccountCredential": 1,
-        "RefreshToken": 1, "VirtualPrivateCloud": 1,
+        "RefreshToken": 1, "VirtualPrivateCloud": 1, "S3Key": 1,
     }  # fmt: skip
 
 
@@ -206,6 +225,26 @@ async def test_lost_files_end_what_stood_in_them(house: House) -> None:
         await house.by_account(old)
     with pytest.raises(PermissionError, match="unknown"):
         await house.by_refresh(old["HANSA_REFRESH_TOKEN"])
+
+
+async def test_the_key_of_s3_is_kept_while_it_counts(house: House) -> None:
+    it = await house.start()
+    env = house.env()
+    assert (env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]) == (it.s3_access_key, it.s3_secret_key)
+    assert env["AWS_DEFAULT_REGION"] == "se-sto"
+    (key,) = await house.s3_keys()
+    assert key.spec.service_account_ref == "/iam/projects/demo/serviceAccounts/hansa"
+    assert await house.unseal(key.uid, key.status.pairs[0].sealed) == it.s3_secret_key.encode()
+    assert (await house.start()).s3_secret_key == it.s3_secret_key
+    for spoil in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
+        text = (house.folder / "hansa.env").read_text()
+        (house.folder / "hansa.env").write_text(text.replace(f"{spoil}='", f"{spoil}='x"))
+        again = await house.start()
+        assert again.s3_access_key != it.s3_access_key
+        assert [k.status.access_key for k in await house.s3_keys()] == [again.s3_access_key], "the one before has ended"
+        it = again
+    await house.store.commit(*await revoke_key((await house.s3_keys())[0], "leaked", house.clock.now()))
+    assert (await house.start()).s3_access_key != it.s3_access_key
 
 
 @pytest.mark.parametrize("text", ["", "export X='", "\udcff", "export EVROC_SERVICE_ACCOUNT_SECRET='bnVsbA=='\n", "[]"])
@@ -289,7 +328,7 @@ async def test_the_project_of_another_organisation_is_refused(house: House) -> N
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("at", range(1, 8))
 async def test_a_start_may_die_at_any_commit(house: House, at: int, after: bool) -> None:
     store = Mortal(house.store, at, after)
     try:
@@ -300,7 +339,8 @@ async def test_a_start_may_die_at_any_commit(house: House, at: int, after: bool)
         assert store.commits < at
     it = await house.start()
     count = await house.count()
-    assert count.pop("ServiceAccountCredential") <= 2
+    assert count.pop("ServiceAccountCredential") <= 2 and count.pop("S3Key") <= 2
+    assert len(await house.s3_keys()) == 1
     assert set(count.values()) == {1}
     assert len([c for c in await house.credentials() if c.status.revoked_at is None]) == 1
     assert (await house.by_account(house.env())).owns == {it.organization}
@@ -331,7 +371,7 @@ async def test_the_environment_is_what_a_shell_reads(house: House) -> None:
     shell = ["env", "-i", "/bin/sh", "-c", f". {file}; env"]
     lines = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
     seen = dict(line.split("=", 1) for line in lines)
-    assert {k: v for k, v in seen.items() if k.startswith(("HANSA_", "EVROC_"))} == house.env()
+    assert {k: v for k, v in seen.items() if k.startswith(("HANSA_", "EVROC_", "AWS_"))} == house.env()
     assert seen["HANSA_API_URL"] == seen["EVROC_API_URL"] == BASE
     assert seen["EVROC_TOKEN_URL"] == f"{BASE}/realms/evroc-customer/protocol/openid-connect/token"
     assert seen["EVROC_PROJECT"] == seen["HANSA_PROJECT"] == "demo"
@@ -372,9 +412,10 @@ async def test_no_secret_is_shown_or_stored(house: House) -> None:
     it = await house.start()
     private = json.loads(base64.b64decode(it.service_account_secret))
     assert it.refresh_token not in repr(it) and it.service_account_secret not in repr(it)
+    assert it.s3_secret_key and it.s3_secret_key not in repr(it)
     await house.store.close()
     kept = await all_that_is_kept(house.folder / "store")
-    for secret in (private["d"], private["p"], it.refresh_token.rpartition(".")[2]):
+    for secret in (private["d"], private["p"], it.refresh_token.rpartition(".")[2], it.s3_secret_key):
         assert secret.encode() not in kept
 
 

@@ -53,6 +53,10 @@ BODIES: dict[str, Any] = {
     "PermissionSet": {"subject": {"user": {"email": "somebody@example.com"}}},
     "RoleBinding": {"principal": USER, "roles": [{"name": "/iam/roles/{administrator}"}]},  # whom all givers are
     "SovereigntyPolicy": {"territories": ["SE"]},
+    "Bucket": {},
+    "BucketServiceAccount": {"buckets": []},
+    "S3Key": {"serviceAccountRef": "/iam/projects/demo/serviceAccounts/plain"},
+    "EncryptionKey": {},
 }  # fmt: skip
 
 
@@ -87,7 +91,7 @@ def _of_kind(kind: type[AnyResource], scope: str) -> Iterator[Line]:
         yield Line("GET", base, hides=True)
     if "C" in kind.verbs:
         assert kind.kind in BODIES, f"give BODIES in {Path(__file__).name} a spec of {kind.kind} with a good form"
-        body = {"metadata": {"id": "" if kind.id_of({}) is not None else "x"}, "spec": BODIES[kind.kind]}
+        body = {"metadata": {"id": "" if kind.id_of({}) is not None else "xyz"}, "spec": BODIES[kind.kind]}
         yield Line("POST", f"{base}?dryRun=true", body, base)
     if "G" in kind.verbs:
         yield from (Line("GET", f"{one}{tail}", None, f"{label}{tail}", hides) for tail in ("", "/why", "/events"))

@@ -37,6 +37,7 @@ from hansa.config import Settings
 from hansa.dates import rfc3339
 from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.kinds.registry import all_kinds
+from hansa.objectindex.nothing import NothingStored
 from hansa.store.open import open_store
 from hansa.wiring import FleetEngines, assemble, simulated_host
 
@@ -108,7 +109,9 @@ class Served:
             self.database = await server().empty()
         store = await open_store(self.database or self.folder / "hansa.db", clock=clock, ids=ids)
         made = Settings(data=self.folder)
-        self.cloud = await assemble(store, engines, made, clock, ids, BASE, FLEET, self.folder, kept={})
+        self.cloud = await assemble(
+            store, engines, made, clock, ids, BASE, FLEET, self.folder, kept={}, contents=NothingStored()
+        )
         self.looping = asyncio.create_task(self.cloud.serve_loop())
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.cloud.app), base_url=BASE)
         owner = Talk(self.http, await token_for(self.http, self.cloud.credentials.refresh_token))

@@ -24,6 +24,8 @@ from hansa.control.world import World
 from hansa.errors import Conflict, HansaError, Invalid, Retry
 from hansa.kinds import catalogue
 from hansa.kinds.resource import Key
+from hansa.objectindex.nothing import NothingStored
+from hansa.sealing import Sealer
 from hansa.store import postgres, postgres_hints, statements
 from hansa.store.locks import needs_of, object_name
 from hansa.store.migrate import NewerDatabase
@@ -587,7 +589,9 @@ async def test_a_database_that_goes_away_loses_and_doubles_nothing(own_server: S
             acknowledged.add(name)
             i += 1
 
-    loop = Loop(World(other, FleetEngines(), other.clock, SystemIds(), Settings()), {})
+    loop = Loop(
+        World(other, FleetEngines(), other.clock, SystemIds(), Settings(), NothingStored(), Sealer(b"0" * 32)), {}
+    )
     looping = asyncio.create_task(loop.run())
     working = [asyncio.create_task(create(n, (store, other)[n % 2])) for n in range(8)]
     async with asyncio.timeout(SOON_S * 4):

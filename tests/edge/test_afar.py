@@ -23,6 +23,7 @@ from hansa.edge.front import Front, front_of
 from hansa.edge.server import make_server
 from hansa.engines.simulated import SimulatedNetwork, SimulatedVolumes
 from hansa.errors import Invalid
+from hansa.objectindex.nothing import NothingStored
 from hansa.sdk.client import Client
 from hansa.sdk.credentials import Connection
 from hansa.sdk.errors import Unclear, Unreachable
@@ -54,7 +55,16 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
             engines.by_zone.setdefault(f"{region.id}-{host.zone}", SimulatedVolumes())
             engines.networks[host.id] = SimulatedNetwork()
     cloud = await assemble(
-        store, engines, made.known_to(settings), clock, ids, made.url, FLEET, tmp_path, kept=read_environment(tmp_path)
+        store,
+        engines,
+        made.known_to(settings),
+        clock,
+        ids,
+        made.url,
+        FLEET,
+        tmp_path,
+        kept=read_environment(tmp_path),
+        contents=NothingStored(),
     )
     write_environment(tmp_path, made.url, cloud.credentials, made.trust)
     assert made.certificates is not None

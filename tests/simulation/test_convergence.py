@@ -16,6 +16,7 @@ import pytest
 
 from hansa.api.admission import Gate
 from hansa.api.resources import Asking, Resources
+from hansa.api.storage import Storage
 from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.attachments import misplaced, stands_still
@@ -31,6 +32,7 @@ from hansa.kinds.iam import Project
 from hansa.kinds.networking import PublicIP
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Key
+from hansa.objectindex.nothing import NothingStored
 from hansa.policy.verdict import Caller
 from hansa.sealing import Sealer
 from hansa.store.port import Create, Query, Wake
@@ -57,6 +59,9 @@ OWNER = Caller("/iam/users/u", owns=frozenset({"org"}))
 ASKING = Asking(OWNER, "sim")
 
 
+SEALER = Sealer(b"0" * 32)
+
+
 class Simulation:
     def __init__(self, seed: int, clock: VirtualClock, processes: int = 1) -> None:
         self.random, self.processes = random.Random(seed), processes
@@ -76,13 +81,18 @@ class Simulation:
         made = await self.open()
         self.stores, self.clocks = [store for store, _ in made], [clock for _, clock in made]
         self.store, settings = self.stores[0], Settings(disk_overcommit=0.0001)
-        self.worlds = [World(store, self.engines, store.clock, self.ids, settings) for store in self.stores]
+        self.worlds = [
+            World(store, self.engines, store.clock, self.ids, settings, NothingStored(), SEALER)
+            for store in self.stores
+        ]
         self.world = self.worlds[0]
         await write_places(self.store, self.ids, FLEET, stand_ins=True)
         await self.store.commit(Create(Key("Organization", "", "org"), self.ids.uid(), {"name": "o"}, due=False))
+        gate = Gate(self.store)
         self.resources = Resources(
-            self.store, admissions(self.world), Gate(self.store), Sealer(b"0" * 32), self.clock, self.ids
-        )
+            self.store, admissions(self.world), gate, SEALER, self.clock, self.ids,
+            Storage(self.store, gate, SEALER, NothingStored()),
+        )  # fmt: skip
         await self.resources.create(ASKING, Project, "", {"metadata": {"id": "p"}, "spec": {"organization": "org"}})
 
     async def unseal(self, uid: str, name: str) -> bytes | None:

@@ -17,6 +17,8 @@ from hansa.dates import rfc3339
 from hansa.errors import Invalid
 from hansa.kinds.iam import ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import Key, Stored
+from hansa.objectindex.nothing import NothingStored
+from hansa.sealing import Sealer
 from hansa.store.port import Create, Delete, Forget, SetStatus, Update
 from hansa.store.sqlite import open_sqlite
 
@@ -40,7 +42,9 @@ class Still:
 @pytest.fixture
 async def world(tmp_path: Path) -> Any:
     store = await open_sqlite(":memory:", clock=Still(), ids=SeededIds(1), inline=True)
-    yield World(store, cast(Any, None), Still(), SeededIds(2), Settings(_env_file=None))
+    yield World(
+        store, cast(Any, None), Still(), SeededIds(2), Settings(_env_file=None), NothingStored(), Sealer(b"0" * 32)
+    )
     await store.close()
 
 

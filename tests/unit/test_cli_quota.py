@@ -57,7 +57,9 @@ def test_usage_is_added_up_by_meter_sku_and_zone() -> None:
     table = sum_table(lines)
     assert "4.00 vCPU-hours" in table and "vcpu_seconds (simulated)" in table
     assert "vm/m" in interval_table(found) and "2 vCPU" in interval_table(found)
-    assert amount_text(3600 * 10**9, "byte") == "1.00 GB-hours"
+    assert amount_text(3600 * 10**9, "byte", "disk_byte_seconds") == "1.00 GB-hours"
+    assert amount_text(12_000, "request", "s3_read_requests") == "12,000 requests"
+    assert amount_text(2 * 10**9, "byte", "s3_sent_bytes") == "2 GB"
 
 
 def test_a_refused_decision_tells_what_is_short_and_what_would_help() -> None:

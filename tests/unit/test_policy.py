@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.kinds.registry import all_kinds
-from hansa.policy.access import AUDIT, CATALOGUES, ROLES, held, meaning, not_held, permission, permissions_of
+from hansa.policy.access import AUDIT, CATALOGUES, OBJECTS, ROLES, held, meaning, not_held, permission, permissions_of
 from hansa.policy.decide import decide, decide_some
 from hansa.policy.verdict import PROGRAM, Act, Caller, Grant, Rules, Subject
 
@@ -16,7 +16,7 @@ MACHINE = Subject("VirtualMachine", "web-1", project="shop", organization="acme"
 OWNER = Caller("/iam/users/o", owns=frozenset({"acme"}))
 MEMBER = Caller("/iam/projects/shop/serviceAccounts/m", member_of=frozenset({"shop"}))
 STRANGER = Caller("/iam/users/s", owns=frozenset({"other"}), member_of=frozenset({"elsewhere"}))
-ASKED = [act for act in Act if act is not Act.PLACE]  # placing is the program's own
+ASKED = [act for act in Act if act not in (Act.PLACE, Act.BYPASS)]  # the program's own; of objects in buckets only
 FOR_OWNERS = ("Project", "SovereigntyPolicy", "ServiceAccount", "ServiceAccountCredential", "RoleBinding")
 
 
@@ -77,13 +77,14 @@ def test_a_catalogue_has_no_console_and_the_program_asks_nobody() -> None:
 # -- the table --------------------------------------------------------------------------------------
 
 
-def test_the_roles_are_those_of_the_contract() -> None:
+def test_the_roles_are_those_of_the_contract_and_three_of_ours() -> None:
     project = {name for name, role in ROLES.items() if role.scope == "projects"}
     assert project == {
         "projectOwner", "projectContributor", "projectAccessAdministrator", "computeViewer", "computeOperator",
         "networkingViewer", "networkingOperator", "networkingUser", "loadBalancerViewer", "loadBalancerOperator",
         "storageOperator", "thinkViewer", "thinkOperator", "quotaViewer", "cicdInfrastructureManager",
         "securityIncidentResponder", "kubernetesCCMAgent", "kubernetesCSIAgent",
+        "storageObjectViewer", "storageObjectCreator", "storageObjectOperator",  # ours
     }  # fmt: skip
     assert set(ROLES) - project == {
         "organizationOwner", "organizationViewer", "organizationAccessAdministrator", "organizationProjectCreator",
@@ -104,6 +105,20 @@ def test_viewers_change_nothing() -> None:
     for name in ROLES:
         if name.endswith("Viewer"):
             assert permissions_of(name) and all(p.endswith(".read") for p in permissions_of(name)), name
+
+
+def test_what_is_in_buckets_is_not_for_those_who_only_look_after_things() -> None:
+    subject = Subject(OBJECTS, "b", project="shop", organization="acme")
+    for act, names in {
+        Act.READ: ("storageObjectViewer", "storageObjectOperator"),
+        Act.CREATE: ("storageObjectCreator", "storageObjectOperator"),
+        Act.DELETE: ("storageObjectOperator",),
+        Act.BYPASS: (),
+    }.items():
+        wide = {"organizationOwner", "projectOwner", "projectContributor", "storageOperator", *names}
+        for name, role in ROLES.items():
+            caller = with_role(name, "projects/shop" if role.scope == "projects" else "organizations/acme")
+            assert decide(caller, act, subject, Rules()).allowed == (name in wide), (name, act)
 
 
 def test_a_role_on_a_scope_of_another_sort_is_worth_nothing() -> None:

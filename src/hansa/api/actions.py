@@ -11,17 +11,19 @@ import orjson
 
 from hansa.api.admission import Gate
 from hansa.api.console import STREAM
+from hansa.api.grants import check_key
 from hansa.api.query import check_limit
 from hansa.api.resources import Asking, Resources
 from hansa.api.selector import parse as parse_selector
 from hansa.api.why import attempts_in, causes_of, helps_of
 from hansa.clock import Clock
 from hansa.dates import rfc3339
-from hansa.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from hansa.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from hansa.kinds.iam import Project
 from hansa.kinds.reasons import REASONS
 from hansa.kinds.registry import kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
+from hansa.kinds.storage import S3Key
 from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Rules, Subject
 from hansa.store.port import Change, Entry, Store, Write
@@ -29,7 +31,9 @@ from hansa.units import CONSOLE_BYTES_MAX
 
 Logs = Callable[[AnyResource, int], Awaitable[bytes]]
 Revoke = Callable[[AnyResource, str, float], Awaitable[list[Write]]]
+Rotate = Callable[[AnyResource, float], tuple[tuple[Write, ...], Document]]  # the writes, and what is shown once
 LINKS_SHOWN = 32
+GRACE_S, GRACE_MAX_S = 86_400.0, 30 * 86_400.0  # for which a replaced access key still counts
 OPENINGS_SEEN = 500  # of consoles, the newest of the whole cloud, among the events of a project
 RUNS_ON = ("simulated", "accelerator", "isolation", "network", "engine", "ssh")
 
@@ -42,6 +46,7 @@ class Actions:
     clock: Clock
     logs: Logs
     revoke_writes: Revoke
+    rotate_writes: Rotate
     last_error: Callable[[Key], str]
 
     async def switch(self, asking: Asking, kind: type[AnyResource], key: Key, running: bool) -> None:
@@ -61,6 +66,24 @@ class Actions:
             record = self.resources.record(asking, "revoke", subject, stored.uid, rule)
             await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
         return await self.resources.show(asking, kind, await self.store.get(key))
+
+    async def rotate(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
+        """A new access key; the one before it counts for `graceSeconds` more. The answer shows it once."""
+        subject = await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
+        grace_s = body.get("graceSeconds", GRACE_S)
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= GRACE_MAX_S:
+            raise Invalid.field("graceSeconds", f"must be a number from 0 to {GRACE_MAX_S:.0f}")
+        it = kind(await self.resources.stored(key))
+        if it.deleting:
+            raise Conflict(f"{key} is being deleted")
+        if isinstance(it, S3Key):
+            await check_key(self.gate, asking.caller, it)
+        writes, shown = self.rotate_writes(it, float(grace_s))
+        rule = self.resources.rule(asking, Act.UPDATE, subject)
+        record = self.resources.record(asking, "rotate", subject, it.uid, rule)
+        await self.store.commit(*writes, record, by=asking.caller.ref, request=asking.request)
+        document = await self.resources.show(asking, kind, await self.store.get(key))
+        return {**document, "status": {**document["status"], **shown}}
 
     async def log(self, asking: Asking, kind: type[AnyResource], key: Key, count: int) -> bytes:
         """The last `count` bytes of what the machine wrote to its console, over all its starts."""

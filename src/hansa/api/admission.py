@@ -7,7 +7,6 @@ to this project, what they point at.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -23,11 +22,9 @@ from hansa.kinds.sovereignty import SovereigntyPolicy
 from hansa.policy.decide import decide, decide_some
 from hansa.policy.verdict import Act, Caller, Rules, Subject, TerritoryRule, Verdict
 from hansa.store.port import LinkTo, Query, Store
-from hansa.units import NAME_LENGTH_MAX
 
 OWNERS = "cloud/owners"  # scope of the claims that say whose cloud this is; strangers stand beside it
 OPERATOR = "operator"
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def asked(kind: type[AnyResource], scope: str, body: Mapping[str, object], *, st
     """A POST's body. Raises Invalid with the path, the rule and the value."""
     metadata = envelope(kind, scope, body)
     prescribes = kind.id_of({}) is not None
-    name = "" if prescribes else check_name(metadata.get("id"))
+    name = "" if prescribes else check_name(kind, metadata.get("id"))
     document = body.get("spec") if body.get("spec") is not None else {}
     if not isinstance(document, dict):
         raise Invalid.field("spec", "must be an object")
@@ -91,12 +88,11 @@ def _prescribed(name: str, given: object) -> str:
     return name
 
 
-def check_name(name: object) -> str:
+def check_name(kind: type[AnyResource], name: object) -> str:
     if not isinstance(name, str) or not name:
         raise Invalid.field("metadata.id", "is required: the name of the object, chosen by you")
-    if len(name) > NAME_LENGTH_MAX or NAME.fullmatch(name) is None:
-        rule = "must be lower-case letters, digits and -, first and last a letter or digit, at most 63 characters"
-        raise Invalid.field("metadata.id", f"{rule} (given: {name[:80]!r})")
+    if fault := kind.name_fault(name):
+        raise Invalid.field("metadata.id", f"{fault} (given: {name[:80]!r})")
     return name
 
 

@@ -25,6 +25,7 @@ from hansa.api.console import Consoles
 from hansa.api.decisions import Decisions
 from hansa.api.documents import openapi_document
 from hansa.api.explain import explain_document
+from hansa.api.gateways import Gateways
 from hansa.api.identities import Identities
 from hansa.api.patch import refuse_deep
 from hansa.api.problem import problem, retry_after
@@ -42,7 +43,7 @@ log = structlog.get_logger("hansa.api")
 JSON = b"application/json"
 VERBS = {"GET": "G", "POST": "C", "PATCH": "P", "DELETE": "D"}
 REALM = "evroc-customer"
-OWN_ROUTES = ("realms", "openapi.json", "explain", "events")
+OWN_ROUTES = ("realms", "openapi.json", "explain", "events", "internal")
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -81,6 +82,7 @@ class Api:
     base_url: str
     changed: Callable[[int], Awaitable[None]]
     ready: Callable[[], Awaitable[Document]]
+    gateways: Gateways | None = None  # None: nobody but people and programs is heard
     documents: dict[str, bytes] = field(default_factory=dict)
     usage: Usage = field(init=False)
     decisions: Decisions = field(init=False)
@@ -139,6 +141,9 @@ class Api:
             _only_read(request)
             return _json(200, {"name": "hansa", "openapi": "/openapi.json", "kinds": "/explain/v1/kinds"})
         request.scope["route"] = f"/{parts[0]}" if parts[0] in OWN_ROUTES else "none"
+        if parts == ["internal", "v1", "usage"] and request.method == "POST" and self.gateways is not None:
+            bearer = request.headers.get("authorization")
+            return _json(200, await self.gateways.take(bearer, partial(_document_in, request), number))
         if parts[0] == "realms":
             return await self._token(request, parts)
         if len(parts) == 1 and (answer := await self._public(request, parts[0])) is not None:
@@ -282,6 +287,9 @@ class Api:
         if request.method == "POST" and verb == "revoke":
             body = await _document_in(request, empty=True)
             return _json(200, await self.actions.revoke(asking, kind, key, body))
+        if request.method == "POST" and verb == "rotate":
+            turned = await self.actions.rotate(asking, kind, key, await _document_in(request, empty=True))
+            return Answer(200, orjson.dumps(turned), headers=(NO_STORE,))
         raise _not_offered(request, route)
 
 

@@ -56,7 +56,7 @@ def done(
         "organization": organization,
         "outcome": "done",
         "request": request,
-    }
+    } | _with(caller)
     if rule:
         body["rule"] = rule
     return Append(STREAM, id, organization, body)
@@ -70,6 +70,11 @@ def write_record(
         id, caller, request, verb, subject.kind, subject.ref, uid=uid, rule=rule, organization=subject.organization,
         project=subject.project,
     )  # fmt: skip
+
+
+def _with(caller: Caller) -> Document:
+    """The key of S3 that somebody acted with, where it was one."""
+    return {"via": caller.via} if caller.via else {}
 
 
 @dataclass(slots=True)

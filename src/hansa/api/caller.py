@@ -21,7 +21,9 @@ from hansa.kinds.bindings import PermissionSet, RoleBinding, grants_scope
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.registry import key_of, read
 from hansa.kinds.resource import AnyResource, Key
+from hansa.kinds.storage import BucketServiceAccount, S3Key, pair_fault
 from hansa.policy.access import MEMBER, PROJECT_OWNER
+from hansa.policy.keys import as_bucket_account, with_key
 from hansa.policy.verdict import Caller, Grant
 from hansa.store.port import Store
 
@@ -101,8 +103,10 @@ class Callers:
 
 async def standing(store: Store, claims: Mapping[str, Any], now: float) -> Caller:
     """The caller that verified claims speak of, as the store knows it now. Raises Unauthenticated."""
-    key = key_of(str(claims.get("account", "")))
+    key, via = key_of(str(claims.get("account", ""))), key_of(str(claims.get("via", "")))
     try:
+        if key is not None and via is not None and via.kind in (S3Key.kind, BucketServiceAccount.kind):
+            return await _key_standing(store, key, via, claims, now)
         if key is not None and key.kind == User.kind:
             return await _user_standing(store, key, claims, now)
         if key is not None and key.kind == ServiceAccount.kind:
@@ -131,6 +135,32 @@ async def _service_account_standing(store: Store, key: Key, claims: Mapping[str,
     if (fault := account_fault(account) or credential_fault(credential, now)) is not None:
         raise Unauthenticated(fault)
     return await caller_of(store, account)
+
+
+async def _key_standing(store: Store, account: Key, via: Key, claims: Mapping[str, Any], now: float) -> Caller:
+    """Who acts with an access key of S3, in a token that the gateway asked for. `proof` is the key's uid."""
+    stored = await store.get(via)
+    it = S3Key(stored) if via.kind == S3Key.kind else BucketServiceAccount(stored)
+    who = key_of(it.spec.service_account_ref) if isinstance(it, S3Key) else it.key
+    if who != account or it.uid != claims.get("proof"):
+        raise Unauthenticated("the account or the key behind this access token was replaced")
+    caller, fault = await key_holder(store, it)
+    if fault := fault or pair_fault(it, str(claims.get("accessKey", "")), now):
+        raise Unauthenticated(fault)
+    return caller
+
+
+async def key_holder(store: Store, it: S3Key | BucketServiceAccount) -> tuple[Caller, str]:
+    """Who acts with a key of S3, and why they may not act now (empty: they may). The key itself is not looked at.
+
+    Raises NotFound where the account is gone.
+    """
+    if isinstance(it, BucketServiceAccount):
+        return as_bucket_account(it), ""
+    account = await principal(store, it.spec.service_account_ref)
+    if not isinstance(account, ServiceAccount):
+        raise NotFound(f"there is no service account {it.spec.service_account_ref}")
+    return with_key(await caller_of(store, account), it), account_fault(account) or ""
 
 
 async def caller_of(store: Store, it: User | ServiceAccount) -> Caller:

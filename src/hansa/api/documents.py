@@ -14,7 +14,7 @@ from hansa.api.openapi_parts import parameter as _parameter
 from hansa.api.openapi_parts import query as _query
 from hansa.kinds import catalogue
 from hansa.kinds.registry import all_kinds, all_unbuilt
-from hansa.kinds.resource import AnyResource, Document
+from hansa.kinds.resource import AnyResource, Document, Wire
 from hansa.units import LIST_LIMIT_MAX
 
 assert catalogue.MODULES  # the registry is whole
@@ -110,6 +110,8 @@ def _schemas(kind: type[AnyResource]) -> Document:
             "status": {"$ref": f"#/components/schemas/{kind.kind}Status"},
         },
     }
+    if kind.data_type is not None:
+        _show_data(found, kind, kind.data_type)
     found[f"{kind.kind}Create"] = {
         "type": "object",
         "required": ["metadata", "spec"],
@@ -121,6 +123,15 @@ def _schemas(kind: type[AnyResource]) -> Document:
         },
     }
     return found
+
+
+def _show_data(found: Document, kind: type[AnyResource], model: type[Wire]) -> None:
+    """Reading such an object shows `data` in the place of spec and status."""
+    name, envelope = f"{kind.kind}Data", found[kind.kind]
+    found[name] = model.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+    kept = {key: value for key, value in envelope["properties"].items() if key not in ("spec", "status")}
+    envelope["properties"] = {**kept, "data": {"$ref": f"#/components/schemas/{name}"}}
+    envelope["required"] = ["apiVersion", "kind", "metadata", "data"]
 
 
 def _paths(kind: type[AnyResource], scope: str) -> Document:
@@ -140,8 +151,8 @@ def _paths(kind: type[AnyResource], scope: str) -> Document:
         paths[base + "/{id}/events"] = {"parameters": one["parameters"],
                                         "get": _events_of(kind, scope)}  # fmt: skip
     for action in kind.actions:
-        if action in ("start", "stop", "revoke"):
-            code = "200" if action == "revoke" else "202"
+        if action in ("start", "stop", "revoke", "rotate"):
+            code = "200" if action in ("revoke", "rotate") else "202"
             paths[f"{base}/{{id}}/{action}"] = {"parameters": one["parameters"],
                                                 "post": _simple(kind, action, f"{action} it", code, kind.kind)}  # fmt: skip
         if action == "console":

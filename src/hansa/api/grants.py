@@ -14,11 +14,13 @@ from hansa.api.caller import caller_of, granted, principal
 from hansa.clock import Ids
 from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound
-from hansa.kinds.bindings import ROLE, PermissionSet, RoleBinding, grants_scope, id_for
+from hansa.kinds.bindings import ROLE, BoundRole, PermissionSet, RoleBinding, grants_scope, id_for
 from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Condition, Key
+from hansa.kinds.storage import BucketServiceAccount, S3Key
 from hansa.policy.access import ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
 from hansa.policy.decide import decide
+from hansa.policy.keys import as_bucket_account, reach
 from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
 from hansa.store.port import Claim, Create, LinkTo, Reserve, Store, Write
 
@@ -31,7 +33,7 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
     Raises Invalid for a role that is none, or of another scope.
     """
     if isinstance(it, RoleBinding):
-        _check_roles(it)
+        _check_named(it.spec.roles, it.key.scope)
     if isinstance(it, (RoleBinding, PermissionSet)):
         old = granted(before) if before is not None else []
         await check_holds(gate, caller, [grant for grant in granted(it) if grant not in old])
@@ -42,13 +44,31 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
         except NotFound:
             return  # the store refuses a key without an account
         await check_holds(gate, caller, held(who))
+    if isinstance(it, S3Key) and before is None:
+        await check_key(gate, caller, it)
+    if isinstance(it, BucketServiceAccount):
+        await check_holds(gate, caller, as_bucket_account(it).grants)
+
+
+async def check_key(gate: Gate, caller: Caller, it: S3Key) -> None:
+    """Who makes or turns a key holds as much as it reaches. Raises Forbidden, Invalid for a role that is none."""
+    _check_named(it.spec.roles or (), it.key.scope)
+    await check_holds(gate, caller, reach(it))
+
+
+async def check_import(gate: Gate, caller: Caller, it: AnyResource) -> None:
+    """A pair from elsewhere carries a name by which others grant rights: the operator alone vouches for it."""
+    if isinstance(it, S3Key) and it.spec.imported is not None and not await gate.operates(caller):
+        raise Forbidden("only the operator of this cloud may import key pairs")
 
 
 async def check_holds(gate: Gate, caller: Caller, given: Iterable[Grant]) -> None:
-    """Raises Forbidden naming what of these the caller does not hold."""
+    """Raises Forbidden naming what of these the caller does not hold, and for one who acts with a key of S3."""
     wanted = list(given)
     if not wanted:
         return
+    if caller.within is not None:
+        raise Forbidden(f"{caller.via} is a key of S3, and gives nothing to anybody")
     try:
         now = await caller_of(gate.store, await principal(gate.store, caller.ref))
     except NotFound as error:
@@ -65,18 +85,18 @@ async def check_holds(gate: Gate, caller: Caller, given: Iterable[Grant]) -> Non
             )
 
 
-def _check_roles(it: RoleBinding) -> None:
-    what, _, _ = it.key.scope.partition("/")
-    for number, bound in enumerate(it.spec.roles):
+def _check_named(roles: Iterable[BoundRole], scope: str) -> None:
+    what, _, _ = scope.partition("/")
+    for number, bound in enumerate(roles):
         path = f"spec.roles[{number}].name"
         role = ROLES.get(bound.role)
         if role is None:
             raise Invalid.field(path, f"there is no role {bound.role[:64]!r}; GET /iam/v1beta1/roles lists them")
         if role.scope != what:
-            raise Invalid.field(path, f"{role.name} is a role of {role.scope}, and this binding is on {it.key.scope}")
+            raise Invalid.field(path, f"{role.name} is a role of {role.scope}, and this is on {scope}")
         for pattern in bound.resources or ():
-            if "/".join(pattern.split("/")[2:4]) != it.key.scope:
-                raise Invalid.field(f"spec.roles[{number}].resources", f"{pattern} lies outside {it.key.scope}")
+            if "/".join(pattern.split("/")[2:4]) != scope:
+                raise Invalid.field(f"spec.roles[{number}].resources", f"{pattern} lies outside {scope}")
 
 
 async def first_owner(store: Store, ids: Ids, caller: Caller, project: AnyResource, now: float) -> tuple[Write, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from hansa.api.admission import Gate
 from hansa.errors import Forbidden, NotFound
@@ -25,19 +26,30 @@ from hansa.policy.verdict import Act, Caller
 from hansa.store.port import Claim, Reserve, Store, Write
 
 
-async def singleton(store: Store, kind: type[AnyResource], scope: str, defaults: Mapping[str, int]) -> Stored:
+class InBuckets(Protocol):
+    """What is held in buckets, by quantity: the object index knows, not the store."""
+
+    async def used_in(self, project: str) -> dict[str, int]: ...
+
+    async def used_by(self, organization: str) -> dict[str, int]: ...
+
+
+async def singleton(
+    store: Store, storage: InBuckets, kind: type[AnyResource], scope: str, defaults: Mapping[str, int]
+) -> Stored:
     """An `OrgQuota` or a `ProjectQuota` as if it were stored. Raises NotFound for a place that is not there."""
     place = Key(kind.kind, scope, "")
     await store.get(Key("Region", "", place.region or ""))
     if kind is OrgQuota:
         owner = Organization(await store.get(Key("Organization", "", place.organization or "")))
         spec: Document = {"quotas": limits_document(effective(owner.spec.quotas, defaults))}
-        return _shown(kind, scope, owner, spec, await usage_of(store, owner.name))
+        used = await used_in(store, organization_scope(owner.name)) | await storage.used_by(owner.name)
+        return _shown(kind, scope, owner, spec, usage_document(used))
     if kind is ProjectQuota:
         project = Project(await store.get(Key("Project", "", place.project or "")))
         spec = project_limits_document(effective(project.spec.quotas, {}))
-        usage = project_usage_document(await used_in(store, project_scope(project.name)))
-        return _shown(kind, scope, project, spec, usage)
+        used = await used_in(store, project_scope(project.name)) | await storage.used_in(project.name)
+        return _shown(kind, scope, project, spec, project_usage_document(used))
     raise NotFound(f"{kind.kind} is no singleton")
 
 

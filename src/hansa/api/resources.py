@@ -17,13 +17,13 @@ import orjson
 from hansa.api import quotas
 from hansa.api.admission import Gate, asked, envelope, keep_secrets, links, refuse_unknown, relinked
 from hansa.api.audit import write_record
-from hansa.api.grants import check_grants, first_owner
+from hansa.api.grants import check_grants, check_import, first_owner
 from hansa.api.patch import check_labels, check_rules, merge, prune, read_spec
 from hansa.api.query import as_whole, check_limit, is_digits
 from hansa.api.selector import parse as parse_selector
 from hansa.api.view import at, view
 from hansa.clock import Clock, Ids
-from hansa.errors import AlreadyExists, Conflict, Full, InUse, Invalid, NotFound
+from hansa.errors import AlreadyExists, Conflict, Full, HansaError, InUse, Invalid, NotFound, Retry
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Document, Key, Stored
 from hansa.policy.decide import decide
@@ -31,6 +31,7 @@ from hansa.policy.quota import is_quota, spent
 from hansa.policy.verdict import Act, Caller, Rules, Subject
 from hansa.sealing import Sealer
 from hansa.store.port import (
+    NAMES,
     Admission,
     Append,
     Birth,
@@ -48,6 +49,7 @@ from hansa.store.port import (
 IDEMPOTENCY_S = 86_400.0
 PATCH_TRIES = 8
 NOTHING = Admission()
+Besides = Callable[["Asking", Stored, Document], Awaitable[Document]]
 
 
 @dataclass(slots=True)
@@ -80,18 +82,22 @@ class Resources:
     sealer: Sealer
     clock: Clock
     ids: Ids
+    storage: quotas.InBuckets
     quota_defaults: Mapping[str, int] = field(default_factory=dict)
+    besides: Mapping[str, Besides] = field(default_factory=dict)  # what reading one object adds to its view, by kind
 
     # -- reading ----------------------------------------------------------------------------
 
     async def get(self, asking: Asking, kind: type[AnyResource], key: Key) -> Document:
         await self.gate.allow(asking.caller, Act.READ, kind, key)
-        return await self.show(asking, kind, await self.stored(key))
+        stored = await self.stored(key)
+        shown, more = await self.show(asking, kind, stored), self.besides.get(kind.kind)
+        return shown if more is None else await more(asking, stored, shown)
 
     async def singleton(self, asking: Asking, kind: type[AnyResource], scope: str) -> Document:
         """What stands alone in its place, under the name of its collection."""
         await self.gate.allow(asking.caller, Act.READ, kind, Key(kind.kind, scope, ""))
-        return view(kind, await quotas.singleton(self.store, kind, scope, self.quota_defaults))
+        return view(kind, await quotas.singleton(self.store, self.storage, kind, scope, self.quota_defaults))
 
     async def stored(self, key: Key) -> Stored:
         try:
@@ -125,7 +131,7 @@ class Resources:
         """As this caller sees it: secret fields in clear for whoever may update the object, `***` for others."""
         if kind is Organization:
             stored = await quotas.with_usage(self.store, stored)
-        has = any(at(stored.spec, path) is not None for path in kind.secrets)
+        has = any(at(stored.spec, path) is not None for path in kind.secrets if path not in kind.unseen)
         if not has or not await self.gate.may(asking.caller, Act.UPDATE, kind, stored.key):
             return view(kind, stored)
         return view(kind, stored, secrets=await self._opened(kind, stored))
@@ -134,7 +140,7 @@ class Resources:
         opened: dict[tuple[str, ...], str] = {}
         for path in kind.secrets:
             name = ".".join(path)
-            if (sealed := await self.store.secret(stored.uid, name)) is not None:
+            if path not in kind.unseen and (sealed := await self.store.secret(stored.uid, name)) is not None:
                 opened[path] = self.sealer.open(sealed, f"{stored.uid}/{name}").decode()
         return opened
 
@@ -153,6 +159,7 @@ class Resources:
             return first
         it = kind(fresh)
         await check_grants(self.gate, asking.caller, it)
+        await check_import(self.gate, asking.caller, it)
         if kind is Project:
             await quotas.check_may_set(self.gate, asking.caller, kind, None, fresh, self.quota_defaults)
         admission = self.admissions.get(kind.kind, NOTHING)
@@ -278,6 +285,7 @@ class Resources:
             spec=spec if spec != stored.spec else None,
             labels=labels if labels != stored.labels else None,
             links=to,
+            observed=fresh.generation if admission.still else None,
         )
         record = self.record(asking, verb, subject, stored.uid, self.rule(asking, Act.UPDATE, subject))
         try:
@@ -318,7 +326,14 @@ class Resources:
         if asking.dry_run:
             return
         record = self.record(asking, "delete", subject, stored.uid, self.rule(asking, Act.DELETE, subject))
-        await self.store.commit(Delete(key, uid=stored.uid), record, by=asking.caller.ref, request=asking.request)
+        if admission.close is not None and stored.deleted_at is None:
+            await admission.close(kind(stored))
+        try:
+            await self.store.commit(Delete(key, uid=stored.uid), record, by=asking.caller.ref, request=asking.request)
+        except HansaError as error:  # of a Retry nobody knows what came: it stays closed until that is seen
+            if admission.reopen is not None and stored.deleted_at is None and not isinstance(error, Retry):
+                await admission.reopen(kind(stored))
+            raise
 
     def rule(self, asking: Asking, act: Act, subject: Subject) -> str:
         return decide(asking.caller, act, subject, Rules()).rule
@@ -340,6 +355,8 @@ def _as_conflict(full: Full) -> Exception:
     """A single key that somebody else holds is a conflict; an amount above its ceiling stays what it is."""
     if full.short is not None and is_quota(full):
         return spent(full.scope, full.key, full.short)
+    if full.scope.startswith(NAMES):
+        return AlreadyExists(f"AlreadyExists: the name {full.scope.rpartition('/')[2]} is taken, by whomever")
     return InUse(full.message) if full.owner else full
 
 

@@ -9,7 +9,7 @@ from hansa.errors import NotFound, Unbuilt
 from hansa.kinds.registry import all_kinds, all_unbuilt, shape
 from hansa.kinds.resource import AnyResource, Key
 
-ACTIONS = frozenset({"start", "stop", "revoke", "why", "logs", "console", "events"})
+ACTIONS = frozenset({"start", "stop", "revoke", "rotate", "why", "logs", "console", "events"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Usage of a project, read: its intervals in the order in which they opened, open ones too. Nothing is rated.
 
-A page may hold fewer intervals than asked for, or none, and still have a `continue`: filters are applied to what
-was read.
+Behind them comes what was counted in windows: requests of S3 and bytes that it received and sent. A page may hold fewer
+intervals than asked for, or none, and still have a `continue`: filters are applied to what was read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from hansa.clock import Clock
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Invalid
 from hansa.kinds.iam import Project
+from hansa.kinds.meters import S3_COUNTED
 from hansa.kinds.resource import Document, Key
-from hansa.ledger.usage import CLOSED, OPENED, consumed, overlap_s, stream_of
+from hansa.ledger.usage import CLOSED, COUNTED, OPENED, consumed, counted_items, overlap_s, stream_of, units_of
 from hansa.policy.verdict import Act, Caller
 from hansa.store.port import Pair, Store
 
 FILTERS = ("kind", "meter", "region", "zone")
+_COUNTING = "c"  # begins a `continue` that goes on with what was counted
+_UNITS = units_of(S3_COUNTED)
 FAR = 253_402_300_799  # the last second of the year 9999
 
 
@@ -37,21 +40,62 @@ class Usage:
         check_limit(limit)
         since, until = _moment(query, "since", 0), _moment(query, "until", FAR)
         uid = (await self.store.get(key)).uid
-        page = await self.store.pairs(
-            stream_of(OPENED, uid), stream_of(CLOSED, uid), about=query.get("uid", ""), alone=flag(query, "open"),
-            since=float(since), after=_after(query), limit=limit,
-        )  # fmt: skip
-        items = [shown for pair in page if (shown := _shown(pair, since, until, int(self.clock.now()), query))]
-        last = page[-1].first if len(page) == limit else None
-        return {"items": items} | ({"continue": f"{last.at!r}_{last.id}"} if last is not None else {})
+        counting, after = _after(query)
+        asked = _Asked(since, until, int(self.clock.now()), query)
+        if not counting:
+            page = await self.store.pairs(
+                stream_of(OPENED, uid), stream_of(CLOSED, uid), about=query.get("uid", ""), alone=flag(query, "open"),
+                since=float(since), after=after, limit=limit,
+            )  # fmt: skip
+            items = [shown for pair in page if (shown := _shown(pair, asked))]
+            if len(page) == limit or flag(query, "open"):
+                return _page(items, page, limit, "")
+            any_counted = await self.store.pairs(stream_of(COUNTED, uid), "", after=(float(since), ""), limit=1)
+            return {"items": items} | ({"continue": _COUNTING} if any_counted else {})
+        page = await self.store.pairs(  # a window is recorded after it began
+            stream_of(COUNTED, uid), "", about=query.get("uid", ""), after=max(after, (float(since), "")), limit=limit
+        )
+        return _page([item for pair in page for item in _counted(pair.first.body, asked)], page, limit, _COUNTING)
 
 
-def _shown(pair: Pair, since: int, until: int, now: int, query: Query) -> Document | None:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Epoch seconds; [since, until) is what is looked at."""
+
+    since: int
+    until: int
+    now: int
+    query: Query
+
+    def wants(self, body: Document) -> bool:
+        return all(body.get(name) == self.query[name] for name in FILTERS if name in self.query)
+
+
+def _page(items: list[Document], page: list[Pair], limit: int, mark: str) -> Document:
+    last = page[-1].first if len(page) == limit else None
+    return {"items": items} | ({"continue": f"{mark}{last.at!r}_{last.id}"} if last is not None else {})
+
+
+def _counted(body: Document, asked: _Asked) -> list[Document]:
+    """A window belongs whole to the time in which it began. Pure."""
+    if not asked.since <= int(body["start"]) < asked.until:
+        return []
+    dates = {"start": rfc3339(int(body["start"])), "end": rfc3339(int(body["end"]))}
+    seconds = int(body["end"]) - int(body["start"])
+    return [
+        {**item, **dates, "open": False, "seconds": seconds, "consumed": item["quantity"]}
+        for item in counted_items(body, _UNITS)
+        if asked.wants(item)
+    ]
+
+
+def _shown(pair: Pair, asked: _Asked) -> Document | None:
     """An interval as owners see it, None where a filter leaves it out. Pure."""
     body, end = pair.first.body, (pair.second or {}).get("end")
-    if any(name in query and body.get(name) != query[name] for name in FILTERS):
+    since, until = asked.since, asked.until
+    if not asked.wants(body):
         return None
-    start, to = int(body["start"]), now if end is None else int(end)
+    start, to = int(body["start"]), asked.now if end is None else int(end)
     if start >= until or (end is not None and to <= since and since > 0):
         return None
     seconds = overlap_s(start, to, since, min(until, max(to, start)))
@@ -70,11 +114,14 @@ def _moment(query: Query, name: str, default: int) -> int:
         raise Invalid.field(name, f"must be a date as in 2026-11-26T12:00:00Z (given: {text[:40]!r})") from None
 
 
-def _after(query: Query) -> tuple[float, str]:
-    if not (token := query.get("continue", "")):
-        return 0.0, ""
+def _after(query: Query) -> tuple[bool, tuple[float, str]]:
+    """Whether the intervals are through, and what was read last."""
+    token = query.get("continue", "")
+    counting, token = token.startswith(_COUNTING), token.removeprefix(_COUNTING)
+    if not token:
+        return counting, (0.0, "")
     at, _, id = token.partition("_")
     try:
-        return float(at), id
+        return counting, (float(at), id)
     except ValueError:
         raise Invalid.field("continue", "must be one that a list gave out") from None

@@ -50,7 +50,7 @@ class Objects(click.ParamType[str]):
         before = [given] if isinstance(given, str) else list(given)
         try:
             return [CompletionItem(word) for word in self.words(ctx.params, before, incomplete)]
-        except (HansaError, OSError, ValueError, KeyError, _Late):
+        except (HansaError, OSError, ValueError, KeyError, Late):
             return []
 
     def words(self, params: dict[str, Any], before: Sequence[str], incomplete: str) -> list[str]:
@@ -84,25 +84,25 @@ def teach(verb: str, command: click.Command) -> None:
 def _names_of(params: dict[str, Any], known: Any, begun: str) -> list[str]:
     from hansa.cli.options import client_of
 
-    with _within(LIMIT_S):
+    with within(LIMIT_S):
         client = client_of(*(params.get(name) for name in ("data", "project", "region", "organization")))
         items = client.list(known.kind)
     found = (str(item["metadata"]["id"]) for item in items)
     return sorted(name for name in found if name.startswith(begun))[:NAMES_MAX]
 
 
-class _Late(BaseException):
+class Late(BaseException):  # noqa: N818 - no error of ours: nothing below is to catch it
     """The time is over; nothing below catches it."""
 
 
 @contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raises _Late out of whatever waits. For the main thread of a process that does nothing else."""
+def within(seconds: float) -> Iterator[None]:
+    """Raises Late out of whatever waits. For the main thread of a process that does nothing else."""
 
-    def late(_number: int, _frame: FrameType | None) -> None:
-        raise _Late
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise Late
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

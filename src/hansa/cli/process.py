@@ -23,6 +23,19 @@ def run(settings: Any, listener: socket.socket | None) -> None:
         runner.run(serve(settings, listener))
 
 
+def run_s3(settings: Any, plain: socket.socket, secure: socket.socket) -> None:
+    """The same for a process that serves S3. Raises ClickException when it cannot begin."""
+    import uvloop
+
+    from hansa.wiring_s3 import serve_s3
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(serve_s3(settings, plain, secure))
+        except HansaError as error:
+            raise click.ClickException(error.message) from error
+
+
 async def serve(settings: Any, listener: socket.socket | None) -> None:
     """Serves until it is told to end. Raises ClickException when it cannot begin. Without a listener nobody can ask."""
     import gc
@@ -30,6 +43,7 @@ async def serve(settings: Any, listener: socket.socket | None) -> None:
     from hansa.clock import SystemClock
     from hansa.edge.front import front_of
     from hansa.edge.guest import Limits
+    from hansa.edge.s3 import variables
     from hansa.edge.server import allow_descriptors, make_server
     from hansa.observe import observe_server
     from hansa.wiring import build_cloud
@@ -38,7 +52,8 @@ async def serve(settings: Any, listener: socket.socket | None) -> None:
         front = front_of(settings, listener, SystemClock()) if listener is not None else None
         url = front.url if front is not None else settings.url or "http://127.0.0.1"
         known = front.known_to(settings) if front is not None else settings
-        cloud = await build_cloud(known, url, front.trust if front is not None else None)
+        said = {**front.trust, **variables(settings, front.place)} if front is not None else None
+        cloud = await build_cloud(known, url, said)
     except HansaError as error:
         raise click.ClickException(error.message) from error
     allow_descriptors(settings.connections + 1024)

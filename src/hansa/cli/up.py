@@ -1,6 +1,6 @@
-"""`hansa up`: a whole cloud in the foreground, as a supervisor above one process that does the work.
+"""`hansa up`: a whole cloud in the foreground, as a supervisor above the processes that do the work.
 
-Guests go on when it stops. Gateways will be children of their own beside the first.
+One serves the API and runs the control loop; those beside it serve S3. Guests go on when they stop.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hansa.errors import HansaError
 
 PORT = 8080
 FOLDER = "hansa-data"
+PROCESSES_MAX = 64
 
 
 @click.command("up")
@@ -26,7 +27,7 @@ def up_command(**given: Any) -> None:
 
     \b
       hansa up                            state in ./hansa-data, API on 127.0.0.1, port 8080
-      hansa up --data /srv/cloud --port 0
+      hansa up --data /srv/cloud --port 0 --s3-port 8333
       hansa up --listen 0.0.0.0:8443      for other machines, with TLS by an authority made in DIR
 
     Prints `ready` when it serves; `source DIR/hansa.env` then says to all clients where it is and who you
@@ -34,30 +35,57 @@ def up_command(**given: Any) -> None:
     """
     from hansa.datafolder import lock_folder
     from hansa.edge.place import bind, place_of
+    from hansa.edge.s3 import listeners
     from hansa.supervisor import Child, Supervisor
 
     data = given["data"] or Path(os.environ.get("HANSA_DATA") or FOLDER)
+    processes = _number("HANSA_S3_PROCESSES", 1, PROCESSES_MAX) or 1
+    plain, secure = _given(given, "s3_port"), _given(given, "s3_tls_port")
     try:
         place = place_of(given["listen"] or os.environ.get("HANSA_LISTEN", ""), _port(given["port"]))
         lock = lock_folder(data)
-        listener = bind(place)
+        api = bind(place)
+        s3 = listeners(data, place, plain, secure)
     except HansaError as error:
         raise click.ClickException(error.message) from error
-    environment = {SUPERVISED: f"{os.getpid()} {listener.fileno()} {lock}"}
+    environment = {
+        "HANSA_S3_PORT": str(s3[0].getsockname()[1]), "HANSA_S3_TLS_PORT": str(s3[1].getsockname()[1]),
+    }  # fmt: skip
     if given["database"]:
         environment["HANSA_DATABASE"] = given["database"]  # not in the list of processes
     if sys.stderr.isatty():
         environment["HANSA_LOG_FORM"] = "console"
-    command = [sys.executable, "-m", "hansa", "serve", *_words({**given, "data": data, "database": None})]
-    sys.exit(Supervisor([Child("cloud", command, (listener.fileno(), lock), environment)]).run())
+    words = _words({**given, "data": data, "database": None, "s3_port": None, "s3_tls_port": None})
+
+    def child(name: str, role: str, sockets: list[int]) -> Child:
+        command = [sys.executable, "-m", "hansa", "serve", "--role", role, *words]
+        supervised = " ".join(map(str, (os.getpid(), lock, *sockets)))
+        return Child(name, command, (lock, *sockets), {**environment, SUPERVISED: supervised}, tells=role == "all")
+
+    s3_sockets = [each.fileno() for each in s3]
+    gateways = [child(f"s3-{n}" if n else "s3", "s3", s3_sockets) for n in range(processes)]
+    sys.exit(Supervisor([child("cloud", "all", [api.fileno()]), *gateways]).run())
 
 
 def _port(given: int | None) -> int:
-    text = os.environ.get("HANSA_PORT") or str(PORT)
     if given is not None:
         return given
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise click.ClickException(f"HANSA_PORT: {text!r} is no port")
+    named = _number("HANSA_PORT", 0, 65535)
+    return PORT if named is None else named
+
+
+def _given(given: dict[str, Any], name: str) -> int | None:
+    """An option, else its variable: None where neither says anything."""
+    option: int | None = given[name]
+    return option if option is not None else _number(f"HANSA_{name.upper()}", 0, 65535)
+
+
+def _number(name: str, least: int, most: int) -> int | None:
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise click.ClickException(f"{name}: {text!r} is no number from {least} to {most}")
     return int(text)
 
 

@@ -27,7 +27,8 @@ PAGE = 1000
 def usage_command(
     since: str, until: str, meter: str, uid: str, only_open: bool, intervals: bool, output: str, **place: Any
 ) -> None:
-    """What a project used: machines while they ran, disks, snapshots and addresses while they were there.
+    """What a project used: machines while they ran, disks, snapshots, addresses and objects while they were there, and
+    what was asked of its buckets.
 
     \b
       hansa usage --since 2026-11-01T00:00:00Z
@@ -76,7 +77,7 @@ def sum_table(lines: Iterable[Document]) -> str:
     from hansa.cli.show import table
 
     rows = [[s["meter"] + (" (simulated)" if s["simulated"] else ""), s["sku"] or "-", s["zone"] or "-",
-             amount_text(s["consumed"], s["unit"]), str(s["open"] or "-")] for s in lines]  # fmt: skip
+             amount_text(s["consumed"], s["unit"], s["meter"]), str(s["open"] or "-")] for s in lines]  # fmt: skip
     return table(["METER", "SKU", "ZONE", "USED", "GOING ON"], rows)
 
 
@@ -93,8 +94,10 @@ def drawn_text(quantity: int, unit: str) -> str:
     return human_size(quantity) if unit == "byte" else f"{quantity} {unit}"
 
 
-def amount_text(consumed: int, unit: str) -> str:
-    """Unit-seconds in hours, which people count in: `3.5 vCPU-hours`, `12 GB-hours`."""
+def amount_text(consumed: int, unit: str, meter: str) -> str:
+    """Unit-seconds in hours, which people count in: `3.5 vCPU-hours`, `12 GB-hours`; what is counted as it is."""
+    if not meter.endswith("_seconds"):
+        return human_size(consumed) if unit == "byte" and consumed else f"{consumed:,} {unit}s"
     hours = consumed / 3600
     if unit == "byte":
         return f"{hours / 1e9:,.2f} GB-hours"

@@ -21,6 +21,7 @@ from hansa.errors import Bug, Invalid
 from hansa.kinds.bindings import RoleBinding
 from hansa.kinds.iam import ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Document
+from hansa.kinds.storage import S3Key
 from hansa.store.port import Birth, Delete, SetStatus, Write
 
 LONGEST_LIFE_S = 10 * 365.25 * 86_400
@@ -98,7 +99,7 @@ def _credential(it: AnyResource) -> ServiceAccountCredential:
 
 
 class ServiceAccounts:
-    """An account takes its credentials and the role bindings that name it with it."""
+    """An account takes its credentials, its S3 keys and the role bindings that name it with it."""
 
     kind = ServiceAccount
 
@@ -114,10 +115,11 @@ class ServiceAccounts:
         left: list[AnyResource] = [
             *await world.all(ServiceAccountCredential, scope),
             *await world.pointing(RoleBinding, it.key),
+            *await world.pointing(S3Key, it.key),
         ]
         if not left:
             return Outcome(gone=True)
-        message = f"{len(left)} credentials and role bindings are going first"
+        message = f"{len(left)} credentials, S3 keys and role bindings are going first"
         said = conditions(it, now, False, "WaitingForContents", message)
         also = tuple(Delete(c.key, uid=c.uid) for c in left if not c.deleting)
         return Outcome(it.status.model_copy(update={"conditions": said}), again_in_s=_AGAIN_S, also=also)

@@ -1,9 +1,10 @@
-"""Projects: born with their default network, gone when everything in them is."""
+"""Projects: born with their default network and the key of their objects, gone when everything in them is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hansa.control.buckets import fresh_material
 from hansa.control.networks import default_network
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.quotas import ceilings_of, first_taken
@@ -12,6 +13,7 @@ from hansa.errors import Invalid
 from hansa.kinds.fleet import Region, Zone
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.resource import AnyResource, Key, Status
+from hansa.kinds.storage import MATERIAL
 from hansa.policy.quota import project_scope
 from hansa.store.port import Birth, Delete, SetCeilings, Write
 
@@ -28,7 +30,7 @@ async def project_born(it: AnyResource, world: World) -> Birth:
     for region in await world.all(Region):
         letters = [z.spec.letter for z in zones if z.spec.region == region.name]
         writes += await default_network(it.name, region.name, sorted(letters), world)
-    writes += await first_taken(it, world)
+    writes += [*await first_taken(it, world), fresh_material(it.uid, world)]
     if it.spec.quotas is not None:
         writes.append(ceilings_of(it))
     return Birth(born_ready(world.clock.now()), observed=1, also=tuple(writes), due=False)
@@ -43,7 +45,9 @@ class Projects:
     async def reconcile(self, it: AnyResource, world: World) -> Outcome:
         now = world.clock.now()
         if not it.deleting:
-            return Outcome(Status(conditions=conditions(it, now, True, "Available")))
+            keyed = await world.store.secret(it.uid, MATERIAL) is not None
+            also = () if keyed else (fresh_material(it.uid, world),)  # one of before there were buckets
+            return Outcome(Status(conditions=conditions(it, now, True, "Available")), also=also)
         content = await world.below(f"projects/{it.name}")
         if not content:
             return Outcome(gone=True, also=(SetCeilings(project_scope(it.name), {}),))

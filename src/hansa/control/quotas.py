@@ -17,6 +17,7 @@ from hansa.kinds.iam import Organization, Project
 from hansa.kinds.networking import PublicIP, VirtualPrivateCloud
 from hansa.kinds.quotas import (
     BLOCK_STORAGE,
+    BUCKETS,
     DISKS,
     MACHINES,
     MEMORY,
@@ -30,6 +31,7 @@ from hansa.kinds.quotas import (
 )
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Key
+from hansa.kinds.storage import Bucket
 from hansa.policy.quota import effective, organization_scope, owner_of, project_scope, said, short_of
 from hansa.store.port import UNLIMITED, Admission, Birth, Claim, Held, Query, Reserve, SetCeilings, Write
 
@@ -55,6 +57,8 @@ async def charge_of(it: AnyResource, world: World) -> Charge:
             return {PUBLIC_IPS: 1}
         case VirtualPrivateCloud():
             return {} if it.name == f"default-{it.key.region}" else {VPCS: 1}
+        case Bucket():
+            return {BUCKETS: 1}
         case Project():
             return {PROJECTS: 1}
         case _:

@@ -9,6 +9,19 @@ from typing import Any
 from hansa.control.accounts import Credentials, ServiceAccounts, credential_born, service_account_born
 from hansa.control.attachments import Attachments, attachment_born
 from hansa.control.bindings import PermissionSets, RoleBindings, binding_born, permission_set_born
+from hansa.control.buckets import (
+    Buckets,
+    EncryptionKeys,
+    bucket_amended,
+    bucket_born,
+    bucket_closed,
+    bucket_guard,
+    bucket_reopened,
+    encryption_key_born,
+    project_closed,
+    project_guard,
+    project_reopened,
+)
 from hansa.control.copies import disk_born, disk_guard, snapshot_born, snapshot_guard
 from hansa.control.disks import Disks, disk_amended
 from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
@@ -20,6 +33,13 @@ from hansa.control.outcome import Outcome, born_ready, born_waiting, conditions
 from hansa.control.private_clouds import VirtualPrivateClouds
 from hansa.control.projects import Projects, project_born
 from hansa.control.quotas import charged, limits_amended
+from hansa.control.s3keys import (
+    BucketServiceAccounts,
+    BucketServiceAccountSecrets,
+    S3Keys,
+    bucket_account_born,
+    s3_key_born,
+)
 from hansa.control.snapshots import Snapshots
 from hansa.control.world import Reconciler, World
 from hansa.kinds.iam import Organization
@@ -52,7 +72,8 @@ def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
     table: tuple[Any, ...] = (
         Disks(), Snapshots(), Machines(unseal), Attachments(), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(),
         SecurityGroups(), PublicIPs(), Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
-        RoleBindings(), PermissionSets(),
+        RoleBindings(), PermissionSets(), Buckets(), EncryptionKeys(), S3Keys(), BucketServiceAccounts(),
+        BucketServiceAccountSecrets(),
     )  # fmt: skip
     return {r.kind.kind: r for r in table}
 
@@ -78,11 +99,22 @@ def admissions(world: World) -> dict[str, Admission]:
         "VirtualMachine": Admission(
             born=bound(machine_born), amend=bound(machine_amended), preview=bound(machine_preview)
         ),
-    }
+        "Bucket": Admission(
+            born=bound(bucket_born), amend=bound(bucket_amended), guard=bound(bucket_guard), close=bound(bucket_closed),
+            reopen=bound(bucket_reopened), still=True,
+        ),
+        "BucketServiceAccount": Admission(born=bound(bucket_account_born), still=True),
+        "S3Key": Admission(born=bound(s3_key_born), still=True),
+        "EncryptionKey": Admission(born=bound(encryption_key_born), still=True),
+    }  # fmt: skip
     limited = bound(limits_amended)
     return {
         **{kind: charged(admission, world) for kind, admission in told.items()},
-        "Project": Admission(born=bound(project_born), amend=limited), "Organization": Admission(amend=limited),
+        "Project": Admission(
+            born=bound(project_born), amend=limited, guard=bound(project_guard), close=bound(project_closed),
+            reopen=bound(project_reopened),
+        ),
+        "Organization": Admission(amend=limited),
     }  # fmt: skip
 
 

@@ -13,6 +13,10 @@ from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
 from hansa.errors import NotFound
 from hansa.kinds.registry import key_of, read
 from hansa.kinds.resource import AnyResource, Key, Resource
+from hansa.kinds.storage import Bucket
+from hansa.objectindex.port import Check
+from hansa.objectindex.records import Held, Listing, Removed, UploadListing
+from hansa.sealing import Sealer
 from hansa.store.port import Birth, Query, Store
 
 R = TypeVar("R", bound=AnyResource)
@@ -28,6 +32,32 @@ class Engines(Protocol):
     def network(self, host: str) -> NetworkEngine | None: ...
 
 
+class Contents(Protocol):
+    """What the control plane asks of the object index (`objectindex.port`), by the uid of the bucket."""
+
+    async def close_bucket(self, bucket: str) -> bool: ...
+
+    async def reopen_bucket(self, bucket: str) -> None: ...
+
+    async def held(self, bucket: str) -> Held: ...
+
+    async def held_by(self, project: str) -> Held: ...
+
+    async def list_versions(self, bucket: str, *, limit: int = 1000) -> Listing: ...
+
+    async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed: ...
+
+    async def uploads(self, bucket: str, *, limit: int = 1000) -> UploadListing: ...
+
+    async def abort(self, bucket: str, upload: str, *, project: str) -> bool: ...
+
+    async def floor(self, now: float) -> float: ...
+
+
+def any_bucket(bucket: Bucket) -> None:
+    """No rules but those on the fields: where nobody serves S3."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     store: Store  # for reading only: what is to be written is returned
@@ -35,6 +65,9 @@ class World:
     clock: Clock
     ids: Ids
     settings: Settings
+    buckets: Contents
+    sealer: Sealer
+    judge_bucket: Callable[[Bucket], None] = any_bucket  # raises for documents that S3 would refuse
 
     async def get(self, kind: type[R], key: Key) -> R | None:
         """The object, also while it is going; None when it is not there."""

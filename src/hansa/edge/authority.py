@@ -1,14 +1,18 @@
 """A certificate authority of one data folder, so that a cloud speaks TLS from afar without anybody else.
 
-`DIR/ca.pem` is what clients trust; its key never leaves `DIR/keys/ca.pem`. The leaf with its key stands in
-`DIR/keys/tls.pem`, is good for 90 days and made anew 30 days before that, or when a name is missing in it.
-Each key lies in one file with its certificate, so that no crash leaves a pair that does not fit.
+`DIR/ca.pem` is what clients trust; its key never leaves `DIR/keys/ca.pem`. A leaf with its key stands in
+`DIR/keys/tls.pem` (of the API) and `DIR/keys/s3-tls.pem`, is good for 90 days and made anew 30 days before that, or when
+a name is missing in it. Each key lies in one file with its certificate, so that no crash leaves a pair that does not fit.
+Several processes of a folder look at the same time: one of them makes what is missing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import ipaddress
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +34,7 @@ LEAF_LIFE = timedelta(days=90)
 LEAF_LEFT = timedelta(days=30)
 BACK = timedelta(hours=1)  # clocks of clients may be behind
 NAMES_MAX = 100
+LEAF, S3_LEAF = "tls.pem", "s3-tls.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +73,35 @@ class Pair:
         return self.certificate.not_valid_after_utc - now
 
 
-def ensure(folder: Path, names: Sequence[str], now: float) -> tuple[Path, bool]:
+def ensure(folder: Path, names: Sequence[str], now: float, leaf_name: str = LEAF) -> tuple[Path, bool]:
     """The file with a leaf for all `names` and its key, good for 30 days yet; and whether it is new.
 
     `folder` is the data folder; `now` in epoch seconds.
     """
-    moment = datetime.fromtimestamp(now, UTC)
     keys = folder / "keys"
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(keys):
+        return _ensure(folder, names, datetime.fromtimestamp(now, UTC), keys / leaf_name)
+
+
+@contextlib.contextmanager
+def _alone(keys: Path) -> Iterator[None]:
+    """Others wait: for the few milliseconds that making a certificate takes."""
+    handle = os.open(keys / ".authority.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _ensure(folder: Path, names: Sequence[str], moment: datetime, file: Path) -> tuple[Path, bool]:
+    keys = file.parent
     authority = Pair.read(keys / "ca.pem")
     if authority is None or authority.left(moment) < AUTHORITY_LEFT:
         authority = _authority(moment)
         authority.write(keys / "ca.pem")
     publish(folder, authority.public)
-    file = keys / "tls.pem"
     leaf = Pair.read(file)
     if leaf is not None and _serves(leaf, authority, names, moment):
         return file, False
@@ -130,7 +150,7 @@ def _authority(now: datetime) -> Pair:
 
 def _leaf(authority: Pair, names: Sequence[str], now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hansa API")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Hansa")])
     life = min(LEAF_LIFE, authority.left(now))
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = (

@@ -46,6 +46,8 @@ class Fault(Exception):  # noqa: N818 - it never leaves this module
 class GuardedHttp(HttpToolsProtocol):
     """One connection. `_unanswered`: requests whose answers are not complete; `_whole`: the last one has come."""
 
+    message_bytes_max: float = MESSAGE_BYTES_MAX
+
     def __init__(self, *args: Any, guest: Guest, door: Door, **more: Any) -> None:
         super().__init__(*args, **more)
         self._guest, self._door = guest, door
@@ -76,7 +78,7 @@ class GuardedHttp(HttpToolsProtocol):
             return
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(431)
-        elif not self._whole and self._bytes > MESSAGE_BYTES_MAX:
+        elif not self._whole and self._bytes > self.message_bytes_max:
             self._refuse(413)
 
     # -- the parser's words -----------------------------------------------------------------
@@ -183,12 +185,17 @@ class GuardedHttp(HttpToolsProtocol):
         if not idle:
             self.transport.abort()
             return
-        reason, debug = FAULTS[status]
-        body = orjson.dumps({"reason": reason, "debug": debug, "help": f"/docs/reference/errors#{reason.lower()}"})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + head + body)
+        code, type, body = self._words(status)
+        head = b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (type, len(body))
+        self.transport.write(STATUS_LINE[code] + head + body)
         self.transport.close()
         self._guest.deadline = self.loop.time() + CLOSE_S
+
+    def _words(self, status: int) -> tuple[int, bytes, bytes]:
+        """Status, type and body of a refusal."""
+        reason, debug = FAULTS[status]
+        said = {"reason": reason, "debug": debug, "help": f"/docs/reference/errors#{reason.lower()}"}
+        return status, b"application/json", orjson.dumps(said)
 
     # -- WebSockets -------------------------------------------------------------------------
 

@@ -70,9 +70,9 @@ def _split(text: str) -> tuple[str, str]:
     return host, port
 
 
-def bind(place: Place, *, shared: bool = False) -> socket.socket:
+def bind(place: Place, *, shared: bool = False, option: str = "--port") -> socket.socket:
     """A listening socket that does not block. `shared`: other processes of this user may listen there too, and the
-    kernel gives each a part of what comes. Raises Invalid saying why the place cannot be used."""
+    kernel gives each a part of what comes. Raises Invalid saying why the place cannot be used; `option` names another."""
     listener = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,7 +85,7 @@ def bind(place: Place, *, shared: bool = False) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        text = f"port {place.port} on {place.host} cannot be used: {error.strerror}; give another --port"
+        text = f"port {place.port} on {place.host} cannot be used: {error.strerror}; give another {option}"
         raise Invalid(text) from error
     return listener
 

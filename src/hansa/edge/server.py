@@ -24,9 +24,11 @@ QUIET = frozenset({"ASGI callable returned without completing handshake.", "Inva
 class Server(uvicorn.Server):
     """Signals are ours to handle, and so is the door."""
 
-    def __init__(self, config: uvicorn.Config, limits: Limits, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, limits: Limits, *contexts: ssl.SSLContext | None) -> None:
+        """`contexts`: one for each listener that it will be given; None: without TLS."""
         super().__init__(config)
-        self._limits, self._context = limits, context
+        self._limits, self._contexts = limits, contexts or (None,)
+        self._http: type[GuardedHttp] = config.http  # type: ignore[assignment]
         self.doors: list[Door] = []
 
     def capture_signals(self) -> Any:
@@ -34,33 +36,38 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        for listener in sockets or []:
+        for listener, context in zip(sockets or [], self._contexts, strict=True):
             listener.setblocking(False)
-            door = Door(listener, self._protocol, self._limits, self._context)
+            door = Door(listener, self._protocol, self._limits, context)
             door.open()
             self.doors.append(door)
         self.servers = self.doors  # type: ignore[assignment]
         self.started = True
 
     def _protocol(self, guest: Guest, door: Door) -> GuardedHttp:
-        return GuardedHttp(
+        return self._http(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state, guest=guest, door=door
         )
 
 
-def make_server(app: Any, limits: Limits | None = None, context: ssl.SSLContext | None = None) -> Server:
-    """A server for our application, not yet serving: `serve([listener])`, then `should_exit = True`.
+def make_server(
+    app: Any, limits: Limits | None = None, *contexts: ssl.SSLContext | None, http: type[GuardedHttp] = GuardedHttp,
+    end_s: int = 5,
+) -> Server:  # fmt: skip
+    """A server for our application, not yet serving: `serve([listener, …])`, then `should_exit = True`.
+
+    `contexts`: the TLS of each listener, None for none. `end_s`: how long requests may go on once it is told to end.
 
     At "info" it would log the URLs of WebSockets, tickets and all.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
-        app, http=GuardedHttp, loop="none", lifespan="off", access_log=False, log_config=None, log_level="warning",
-        timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=5, server_header=False, date_header=True,
+        app, http=http, loop="none", lifespan="off", access_log=False, log_config=None, log_level="warning",
+        timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=end_s, server_header=False, date_header=True,
         ws=GuardedWebSocket, ws_max_size=FRAME_BYTES_MAX, ws_ping_interval=20, ws_ping_timeout=20,
         ws_per_message_deflate=False,
     )  # fmt: skip
-    return Server(config, limits or Limits(), context)
+    return Server(config, limits or Limits(), *contexts)
 
 
 def allow_descriptors(wanted: int) -> None:

@@ -45,12 +45,14 @@ class Certificates:
         return made
 
     @classmethod
-    def of_authority(cls, folder: Path, names: Callable[[], tuple[str, ...]], clock: Clock) -> Certificates:
-        """Of `DIR/ca.pem`, for the names that the place has at the time."""
+    def of_authority(
+        cls, folder: Path, names: Callable[[], tuple[str, ...]], clock: Clock, leaf: str = authority.LEAF
+    ) -> Certificates:
+        """Of `DIR/ca.pem`, for the names that the place has at the time; `leaf`: the file in `DIR/keys`."""
 
         def look() -> tuple[Path, None]:
             wanted = names()
-            file, new = authority.ensure(folder, wanted, clock.now())
+            file, new = authority.ensure(folder, wanted, clock.now(), leaf)
             if new:
                 log.info("certificate", names=list(wanted), file=str(file))
             return file, None

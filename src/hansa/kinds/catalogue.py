@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from hansa.kinds import bindings, compute, fleet, iam, networking, quotas, sovereignty
+from hansa.kinds import bindings, compute, fleet, iam, networking, quotas, sovereignty, storage
 from hansa.kinds.compute import REGIONAL
 from hansa.kinds.iam import PROJECT
 from hansa.kinds.registry import unbuilt
 
-MODULES = (bindings, compute, fleet, iam, networking, quotas, sovereignty)
+MODULES = (bindings, compute, fleet, iam, networking, quotas, sovereignty, storage)
 
 unbuilt("compute", "v1beta2", REGIONAL, "customDiskImages", reason="custom images need object storage, which is not built yet")  # fmt: skip
 unbuilt("loadbalancer", "v1alpha1", REGIONAL, "loadBalancers", "backendPools", "backendServices", "l4Routes", reason="load balancers are not built yet")  # fmt: skip
-unbuilt("storage", "v1", REGIONAL, "buckets", "bucketServiceAccounts", "bucketServiceAccountSecrets", "fileStores", reason="object and file storage are not built yet")  # fmt: skip
+unbuilt("storage", "v1", REGIONAL, "fileStores", reason="file storage is not built yet")
 unbuilt("think", "v1beta2", REGIONAL, "instances", reason="model serving is not built yet")
 unbuilt("think", "v1beta2", PROJECT, "models", "sharedModels", "sizes", "apiKeys", reason="model serving is not built yet")  # fmt: skip

@@ -27,6 +27,11 @@ GPU = Meter("gpu_seconds", "GPU")
 DISK = Meter("disk_byte_seconds", "byte")
 SNAPSHOT = Meter("snapshot_byte_seconds", "byte")
 PUBLIC_IP = Meter("public_ip_seconds", "address")
+BUCKET = Meter("bucket_byte_seconds", "byte")
+# Counted in windows of a minute, by whoever serves them: no amount over time.
+S3_READS, S3_WRITES, S3_LISTS = (Meter(f"s3_{name}_requests", "request") for name in ("read", "write", "list"))
+S3_RECEIVED, S3_SENT = Meter("s3_received_bytes", "byte"), Meter("s3_sent_bytes", "byte")
+S3_COUNTED = (S3_READS, S3_WRITES, S3_LISTS, S3_RECEIVED, S3_SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,9 @@ VCPUS, MEMORY, BLOCK_STORAGE, GPUS = "compute.vCPUs", "compute.memory", "compute
 MACHINES, DISKS, SNAPSHOTS = "compute.virtualMachines", "compute.disks", "compute.snapshots"
 PUBLIC_IPS, VPCS = "networking.publicIPs", "networking.virtualPrivateClouds"
 OBJECT_STORAGE, PROJECTS = "objectStorage.totalSize", "iam.projects"
+BUCKETS, OBJECTS = "objectStorage.buckets", "objectStorage.objects"
 SIZES = frozenset({MEMORY, BLOCK_STORAGE, OBJECT_STORAGE})  # in bytes; everything else is a count
-COUNTS = (VCPUS, MACHINES, DISKS, SNAPSHOTS, PUBLIC_IPS, VPCS, PROJECTS)  # the last is of organisations only
+COUNTS = (VCPUS, MACHINES, DISKS, SNAPSHOTS, PUBLIC_IPS, VPCS, BUCKETS, OBJECTS, PROJECTS)  # the last: of organisations
 _GPU_KEYS = {"L40S": "nvidia.com/AD102GL_L40S", "B200": "nvidia.com/GB100_B200"}  # by the model of a profile
 
 
@@ -68,7 +69,9 @@ class NetworkingQuotas(Wire):
 
 
 class ObjectStorageQuotas(Wire):
-    total_size: str | None = None
+    total_size: str | None = None  # a size
+    buckets: CountLimit | None = None
+    objects: CountLimit | None = None  # with all their versions
 
     _sizes = field_validator("total_size")(check_size)
 
@@ -110,7 +113,7 @@ SHIPPED = Quotas.model_validate({
     "compute": {"vCPUs": 20_000, "memory": "80 TB", "blockStorage": "20000 TB", "virtualMachines": 20_000,
                 "disks": 200_000, "snapshots": 200_000, "gpus": dict.fromkeys(_GPU_KEYS.values(), 1000)},
     "networking": {"publicIPs": 1000, "virtualPrivateClouds": 10_000},
-    "objectStorage": {"totalSize": NO_LIMIT},
+    "objectStorage": {"totalSize": NO_LIMIT, "buckets": 10_000},
     "iam": {"projects": 1000},
 })  # fmt: skip
 """What every organisation may hold where the operator says nothing else: generous, and an end to mistakes."""

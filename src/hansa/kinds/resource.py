@@ -6,6 +6,7 @@ spec is the user's own document, letter for letter; the models are a reading of 
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,11 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from hansa.kinds.rules import Rule, ruled_fields
+from hansa.units import NAME_LENGTH_MAX
 
 if TYPE_CHECKING:
     from hansa.kinds.meters import Measure, Meter
 
 Document = dict[str, Any]
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 class Wire(BaseModel):
@@ -136,10 +139,12 @@ class Resource(Generic[S, T]):
     actions: ClassVar[tuple[str, ...]] = ()
     public: ClassVar[bool] = True  # has routes
     meters: ClassVar[tuple[Meter, ...]] = ()  # what of it is measured while it is there
+    data_type: ClassVar[type[Wire] | None] = None  # what reading one shows as `data`, in the place of spec and status
     spec_type: ClassVar[type[Spec]]
     status_type: ClassVar[type[Status]]
     hidden: ClassVar[frozenset[str]] = frozenset()
     secrets: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    unseen: ClassVar[frozenset[tuple[str, ...]]] = frozenset()  # secrets that are never shown again
 
     def __init_subclass__(
         cls,
@@ -165,6 +170,7 @@ class Resource(Generic[S, T]):
         cls.spec_type, cls.status_type = get_args(base)
         rules = [*ruled_fields(cls.spec_type)]
         cls.secrets = tuple(r.path for r in rules if r.rule is Rule.SECRET)
+        cls.unseen = frozenset(r.path for r in rules if r.unseen)
         cls.hidden = frozenset(r.path[0] for r in ruled_fields(cls.status_type) if r.rule is Rule.HIDDEN)
         from hansa.kinds.registry import register
 
@@ -225,6 +231,13 @@ class Resource(Generic[S, T]):
     def id_of(cls, spec: Document) -> str | None:
         """The id that a spec prescribes (empty: a spec with no good form); None when its user chooses one. Pure."""
         return None
+
+    @classmethod
+    def name_fault(cls, name: str) -> str:
+        """Which rule an id that its user chose breaks, empty for a good one. Pure."""
+        if len(name) <= NAME_LENGTH_MAX and _NAME.fullmatch(name) is not None:
+            return ""
+        return "must be lower-case letters, digits and -, first and last a letter or digit, at most 63 characters"
 
     @classmethod
     def stopped(cls, stored: Stored) -> bool:

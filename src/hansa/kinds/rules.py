@@ -27,6 +27,7 @@ class Rule(StrEnum):
 
 
 RULE = "x-hansa-rule"
+UNSEEN = "x-hansa-unseen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ def echoed(default: Any, **more: Any) -> Any:
     return _ruled(Rule.ECHOED, default, more)
 
 
-def secret(default: Any = None, **more: Any) -> Any:
-    """Kept sealed apart from the object; never changes after creation."""
-    return _ruled(Rule.SECRET, default, more)
+def secret(default: Any = None, *, shown: bool = True, **more: Any) -> Any:
+    """Kept sealed apart from the object; never changes after creation. Not `shown`: nobody ever reads it back."""
+    return Field(default, json_schema_extra={RULE: Rule.SECRET.value, UNSEEN: not shown}, **more)
 
 
 def hidden(default: Any = None, **more: Any) -> Any:
@@ -85,6 +86,11 @@ def rule_of(info: FieldInfo) -> Rule | None:
     return Rule(cast(str, extra[RULE])) if isinstance(extra, dict) and RULE in extra else None
 
 
+def _unseen(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get(UNSEEN))
+
+
 @dataclass(frozen=True, slots=True)
 class FieldRule:
     """One ruled field of a type: its wire path (`("networking", "stackType")`) and its rule."""
@@ -92,6 +98,7 @@ class FieldRule:
     path: tuple[str, ...]
     rule: Rule
     default: Any
+    unseen: bool = False  # a secret that is never shown again
 
 
 @cache
@@ -104,7 +111,7 @@ def _walk(model: type[BaseModel], at: tuple[str, ...]) -> Iterator[FieldRule]:
     for name, info in model.model_fields.items():
         path = (*at, info.alias or name)
         if (rule := rule_of(info)) is not None:
-            yield FieldRule(path, rule, info.get_default(call_default_factory=True))
+            yield FieldRule(path, rule, info.get_default(call_default_factory=True), _unseen(info))
         if (inner := model_in(info.annotation)) is not None:
             yield from _walk(inner, path)
 

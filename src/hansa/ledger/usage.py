@@ -2,7 +2,8 @@
 
 An interval says how much of one meter one object drew from `start` to `end`: whole seconds since the epoch, half
 open, so that what follows at once begins where the other ended. An interval of one meter never overlaps another of
-the same object, whatever clocks do. Nothing is rated here.
+the same object, whatever clocks do. What is no amount over time (requests, bytes sent) is counted in windows instead.
+Nothing is rated here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hansa.kinds.meters import Measure, Meter, Metering, OpenInterval
 from hansa.kinds.resource import Document
 
 OPENED, CLOSED = "usage", "usage-ends"  # two streams a project: an interval's id is the id of both its records
+COUNTED = "usage-counted"  # a third: what was counted in a window of time, one record a window and object
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,24 @@ def opened_body(interval: OpenInterval, whose: Whose, units: Mapping[str, str]) 
 def closed_body(closed: Closed, whose: Whose, units: Mapping[str, str]) -> Document:
     """Everything again, so that the record stands for itself."""
     return {**opened_body(closed.interval, whose, units), "end": closed.end, "consumed": closed.consumed}
+
+
+def counted_body(whose: Whose, id: str, start: int, end: int, counts: Mapping[str, int]) -> Document:
+    """What one object was asked for from `start` to `end`: whole numbers by meter."""
+    return {
+        "id": id, "counts": dict(counts), "start": start, "end": end, "uid": whose.uid, "ref": whose.ref,
+        "kind": whose.kind, "project": whose.project, "organization": whose.organization, "region": whose.region,
+        "zone": "", "sku": "",
+    }  # fmt: skip
+
+
+def counted_items(body: Document, units: Mapping[str, str]) -> list[Document]:
+    """A window as one item a meter, in the shape of an interval: its quantity is what was consumed, whatever its length."""
+    shared = {name: value for name, value in body.items() if name not in ("counts", "id")}
+    return [
+        {**shared, "id": f"{body['id']}/{meter}", "meter": meter, "quantity": count, "unit": units.get(meter, "")}
+        for meter, count in sorted(body["counts"].items())
+    ]
 
 
 def units_of(meters: Iterable[Meter]) -> dict[str, str]:

@@ -19,13 +19,19 @@ assert catalogue.MODULES  # the registry is whole
 
 CATALOGUES = frozenset({"ComputeProfile", "DiskImage", "Region", "Zone", "Hall", "Rack", "Host", "PriceList"})
 AUDIT = "AuditRecord"  # what `audit/v1` shows: no kind, yet something to be permitted
+OBJECTS = "StoredObject"  # what is in buckets, reached by S3 alone
 PROJECT, ORGANIZATION = "projects", "organizations"
 OWNER, MEMBER = "organizationOwner", "projectContributor"  # of an organisation by birth, of a project at home
 PROJECT_OWNER = "projectOwner"
 
-_ACTIONS = {"console": Act.CONSOLE, "logs": Act.SSH, "start": Act.UPDATE, "stop": Act.UPDATE, "revoke": Act.UPDATE}
+_ACTIONS = {"console": Act.CONSOLE, "logs": Act.SSH, "start": Act.UPDATE, "stop": Act.UPDATE, "revoke": Act.UPDATE,
+            "rotate": Act.UPDATE}  # fmt: skip
 _VERBS = {"G": Act.READ, "L": Act.READ, "C": Act.CREATE, "P": Act.UPDATE, "D": Act.DELETE, "S": Act.READ}
-_BESIDES = {"User": ("iam", "users", (Act.READ, Act.CREATE, Act.UPDATE)), AUDIT: ("audit", "records", (Act.READ,))}
+_BESIDES = {
+    "User": ("iam", "users", (Act.READ, Act.CREATE, Act.UPDATE)),
+    AUDIT: ("audit", "records", (Act.READ,)),
+    OBJECTS: ("storage", "objects", (Act.READ, Act.CREATE, Act.UPDATE, Act.DELETE, Act.BYPASS)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ class Role:
 _SEEN = ("iam.projects.read",)
 _OF_THE_ORGANIZATION = ("iam.organizations.*", "iam.users.*", "iam.projects.create")
 _KEYS = ("iam.*.create", "iam.*.update", "iam.*.delete", "sovereignty.*.create", "sovereignty.*.update",
-         "sovereignty.*.delete")  # fmt: skip
+         "sovereignty.*.delete", "storage.s3Keys.create", "storage.s3Keys.update", "storage.s3Keys.delete")  # fmt: skip
+_DATA = ("storage.objects.*",)  # what tenants keep: not read by those who only look after things
 _DISKS = ("compute.disks.*", "compute.snapshots.*", "compute.hotswapDiskAttachments.*", "compute.virtualMachines.read")
 _BUILDERS = tuple(
     f"{service}.*.{act}"
@@ -68,24 +75,33 @@ _TABLE = (
     Role("loadBalancerViewer", PROJECT, "Reads load balancers and their parts.", (*_SEEN, "loadbalancer.*.read")),
     Role("loadBalancerOperator", PROJECT, "Makes and changes load balancers; takes public addresses.",
          (*_SEEN, "loadbalancer.*.*", "networking.publicIPs.*", "networking.*.read", "compute.virtualMachines.read")),
-    Role("storageOperator", PROJECT, "Makes and changes buckets and file stores.", (*_SEEN, "storage.*.*")),
+    Role("storageOperator", PROJECT, "Makes and changes buckets and file stores, and all that is in them.",
+         (*_SEEN, "storage.*.*"), _KEYS),
+    Role("storageObjectViewer", PROJECT, "Reads buckets and what is in them.",
+         (*_SEEN, "storage.buckets.read", "storage.objects.read")),
+    Role("storageObjectCreator", PROJECT, "Puts objects into buckets; reads, changes and deletes none.",
+         (*_SEEN, "storage.buckets.read", "storage.objects.create")),
+    Role("storageObjectOperator", PROJECT, "Reads, puts, changes and deletes what is in buckets, but for what is locked.",
+         (*_SEEN, "storage.buckets.read", "storage.objects.*"), ("storage.objects.bypass",)),
     Role("thinkViewer", PROJECT, "Reads models and their instances.", (*_SEEN, "think.*.read")),
     Role("thinkOperator", PROJECT, "Runs models.", (*_SEEN, "think.*.*")),
     Role("quotaViewer", PROJECT, "Reads quotas and what is used of them.", (*_SEEN, "quotas.*.read")),
     Role("cicdInfrastructureManager", PROJECT, "Makes, changes and removes infrastructure; logs in to none.",
-         (*_SEEN, *_BUILDERS, "quotas.*.read")),
+         (*_SEEN, *_BUILDERS, "quotas.*.read"),
+         (*_KEYS, *_DATA, "storage.bucketServiceAccounts.create", "storage.bucketServiceAccounts.update")),
     Role("securityIncidentResponder", PROJECT,
          "Reads everything and the audit, stops machines, closes networks, ends keys and bindings.",
          ("*.*.read", "compute.virtualMachines.update", "networking.securityGroups.update",
           "iam.serviceAccounts.update", "iam.serviceAccountCredentials.update", "iam.serviceAccountCredentials.delete",
-          "iam.roleBindings.delete", "iam.permissionSets.delete"), _OF_THE_ORGANIZATION),
+          "iam.roleBindings.delete", "iam.permissionSets.delete", "storage.s3Keys.update", "storage.s3Keys.delete",
+          "storage.bucketServiceAccounts.delete"), (*_OF_THE_ORGANIZATION, *_DATA)),
     Role("kubernetesCCMAgent", PROJECT, "What a cluster's cloud controller needs: load balancers and addresses.",
          (*_SEEN, "loadbalancer.*.*", "networking.publicIPs.*", "networking.*.read", "compute.virtualMachines.read")),
     Role("kubernetesCSIAgent", PROJECT, "What a cluster's storage driver needs: disks and their attachments.",
          (*_SEEN, *_DISKS)),
     Role("organizationOwner", ORGANIZATION, "Everything in the organisation and in all of its projects.", ("*.*.*",)),
-    Role("organizationViewer", ORGANIZATION, "Reads the organisation and all of its projects, the audit excepted.",
-         ("*.*.read",), ("audit.*.*",)),
+    Role("organizationViewer", ORGANIZATION, "Reads the organisation and all of its projects, the audit and what is in buckets excepted.",
+         ("*.*.read",), ("audit.*.*", *_DATA)),
     Role("organizationAccessAdministrator", ORGANIZATION,
          "Binds roles that they hold themselves, and takes any away, here and in every project.",
          (*_SEEN, "iam.organizations.read", "iam.roleBindings.*", "iam.permissionSets.*", "iam.serviceAccounts.read",
@@ -94,6 +110,10 @@ _TABLE = (
          ("iam.organizations.read", "iam.projects.create")),
 )  # fmt: skip
 ROLES = {role.name: role for role in _TABLE}
+BUCKET_ACCOUNT = "bucketServiceAccount"  # what such an account is in its buckets: a role that nobody binds
+_INNER = Role(BUCKET_ACCOUNT, PROJECT, "Reads and writes what is in the buckets that it names.",
+              ("storage.buckets.read", "storage.objects.*"), ("storage.objects.bypass",))  # fmt: skip
+_BY_NAME = {**ROLES, BUCKET_ACCOUNT: _INNER}
 
 
 # -- permissions --------------------------------------------------------------------------------
@@ -134,7 +154,7 @@ def meaning(text: str) -> tuple[str, Act] | None:
 @cache
 def permissions_of(role: str) -> frozenset[str]:
     """Everything that a role holds; nothing for a name that is no role."""
-    it = ROLES.get(role)
+    it = _BY_NAME.get(role)
     if it is None:
         return frozenset()
     return frozenset(p for p in _meanings() if _any(it.holds, p) and not _any(it.but, p))
@@ -180,7 +200,7 @@ def _grant(scope: str, role: str) -> Grant:
 
 
 def _fitting(grant: Grant) -> bool:
-    role = ROLES.get(grant.role)
+    role = _BY_NAME.get(grant.role)
     return role is not None and grant.scope.partition("/")[0] == role.scope
 
 
@@ -194,6 +214,14 @@ def reaches(grant: Grant, subject: Subject, needed: str, *, partly: bool = False
     if not grant.resources or (subject.kind == "Project" and needed in _SEEN):
         return True
     return any(_named(pattern, subject.ref, partly) for pattern in grant.resources)
+
+
+def within_bounds(caller: Caller, subject: Subject, needed: str, *, partly: bool = False) -> bool:
+    """Does the key that they act with, if any, reach as far as this?"""
+    if caller.within is None:
+        return True
+    here = [grant for grant in caller.within if grant.scope == f"{PROJECT}/{subject.project}"]
+    return any(reaches(grant, subject, needed, partly=partly) for grant in here)
 
 
 def _named(pattern: str, ref: str, partly: bool) -> bool:

@@ -6,10 +6,14 @@ sovereignty policies; later issues add layers, not gates.
 
 from __future__ import annotations
 
-from hansa.policy.access import CATALOGUES, on, permission, reaches
+from hansa.policy.access import CATALOGUES, on, permission, reaches, within_bounds
 from hansa.policy.verdict import PROGRAM, Act, Caller, Grant, Rules, Subject, Verdict
 
-_WORDS = {Act.CONSOLE: "open the console of", Act.SSH: "log in to or read the log of"}
+_WORDS = {
+    Act.CONSOLE: "open the console of",
+    Act.SSH: "log in to or read the log of",
+    Act.BYPASS: "bypass the retention in",
+}
 
 
 def decide(caller: Caller, act: Act, subject: Subject, rules: Rules) -> Verdict:
@@ -23,7 +27,8 @@ def decide(caller: Caller, act: Act, subject: Subject, rules: Rules) -> Verdict:
 def decide_some(caller: Caller, subject: Subject) -> bool:
     """May this caller read at least some objects of a collection, each of which is then asked for?"""
     needed = permission(subject.kind, Act.READ)
-    return any(reaches(grant, subject, needed, partly=True) for grant in on(caller, subject))
+    mine = any(reaches(grant, subject, needed, partly=True) for grant in on(caller, subject))
+    return mine and within_bounds(caller, subject, needed, partly=True)
 
 
 def _by_role(caller: Caller, act: Act, subject: Subject) -> Verdict:
@@ -32,7 +37,7 @@ def _by_role(caller: Caller, act: Act, subject: Subject) -> Verdict:
     grants, needed = on(caller, subject), permission(subject.kind, act)
     for grant in grants:
         if reaches(grant, subject, needed):
-            return Verdict(True, grant.role)
+            return Verdict(True, grant.role) if within_bounds(caller, subject, needed) else _bounded(caller, needed)
     return _refused(caller, act, subject, needed, grants) if grants else _unseen(caller, subject)
 
 
@@ -41,6 +46,11 @@ def _refused(caller: Caller, act: Act, subject: Subject, needed: str, grants: li
     what = f"{_WORDS.get(act, act.value)} {subject.kind} {subject.name}".strip()
     why = f"to {what} takes the permission {needed or 'that nobody holds'}; {caller.ref} is {', '.join(roles)} here"
     return Verdict(False, roles[0], (why,), details={"permission": needed})
+
+
+def _bounded(caller: Caller, needed: str) -> Verdict:
+    why = f"the key {caller.via} does not reach as far as {needed} here, though its account does"
+    return Verdict(False, "key", (why,), details={"permission": needed})
 
 
 def _unseen(caller: Caller, subject: Subject) -> Verdict:

@@ -16,6 +16,7 @@ class Act(StrEnum):
     DELETE = "delete"
     PLACE = "place"  # put something into a territory
     SSH = "ssh"  # be told where a machine's port 22 is, read what it printed
+    BYPASS = "bypass"  # delete or shorten what is kept in GOVERNANCE mode
     CONSOLE = "console"  # type at a machine's serial console: whoever may, has the machine
 
 
@@ -36,13 +37,16 @@ class Caller:
     """Somebody who proved who they are. `ref` is `/iam/users/…` or `/iam/projects/…/serviceAccounts/…`.
 
     `owns`: ids of organisations that are theirs by birth (`organizationOwner`). `member_of`: ids of projects
-    in which they are at home (`projectContributor`). `grants`: what role bindings give besides.
+    in which they are at home (`projectContributor`). `grants`: what role bindings give besides. `within`: they act
+    with a key that reaches no further than these grants do (None: no such bound); `via` is the reference of that key.
     """
 
     ref: str
     owns: frozenset[str] = frozenset()
     member_of: frozenset[str] = frozenset()
     grants: tuple[Grant, ...] = ()
+    within: tuple[Grant, ...] | None = None
+    via: str = ""
 
 
 PROGRAM = Caller("/hansa")  # the cloud itself: asks only at placement, holds no role

@@ -121,7 +121,7 @@ class Tokens:
 
     def __init__(self, connection: Connection, transport: Transport, cache: Path | None = None) -> None:
         self._connection = connection
-        self._cache = _cache_file(connection, cache or _cache_folder())
+        self._cache = _cache_file(connection, cache or cache_folder())
         self._transport = _transport_for(connection.token_url, transport)
         self._token, self._until = (connection.token, _expiry(connection.token)) if connection.token else ("", 0.0)
 
@@ -227,7 +227,7 @@ def _expiry(token: str) -> float:
 # -- the cache ----------------------------------------------------------------------------------
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "hansa" / "tokens"
 
 

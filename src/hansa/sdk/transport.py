@@ -78,13 +78,13 @@ class Transport:
                     said = f"{error.verify_message}; HANSA_CA_FILE of hansa.env names the authority to trust"
                     raise Unreachable(f"{self.url} cannot be trusted: {said}") from error
                 if left == 0 or (isinstance(error, ConnectionRefusedError) and not self._answered):
-                    raise Unreachable(f"no cloud answers at {self.url} ({_said(error)})") from error
-                time.sleep(_jittered(pause_s))
+                    raise Unreachable(f"no cloud answers at {self.url} ({said_by(error)})") from error
+                time.sleep(jittered(pause_s))
             else:
                 self._answered = True
                 if answer.status not in _AGAIN or left == 0:
                     return answer
-                time.sleep(_retry_after_s(answer) or _jittered(pause_s))
+                time.sleep(_retry_after_s(answer) or jittered(pause_s))
             pause_s = min(pause_s * 2, PAUSE_S_MAX)
         raise AssertionError("the last try returns or raises")
 
@@ -96,7 +96,7 @@ class Transport:
             connection.request("GET", self._base + path, headers=dict(headers))
             yield connection.getresponse()
         except (OSError, HTTPException) as error:
-            raise Unreachable(f"the stream from {self.url} broke ({_said(error)})") from error
+            raise Unreachable(f"the stream from {self.url} broke ({said_by(error)})") from error
         finally:
             connection.close()
 
@@ -141,14 +141,14 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
-        raise Unclear(f"HANSA_CA_FILE names {ca_file}, which holds no certificate ({_said(error)})") from error
+        raise Unclear(f"HANSA_CA_FILE names {ca_file}, which holds no certificate ({said_by(error)})") from error
 
 
-def _said(error: BaseException) -> str:
+def said_by(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _jittered(pause_s: float) -> float:
+def jittered(pause_s: float) -> float:
     return pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from hansa.clock import Clock, Ids
 from hansa.errors import Invalid, Retry
 from hansa.store.migrate import Migration, migrate, migrate_postgresql, pending, version_postgresql, version_sqlite
-from hansa.store.sqlite import open_sqlite
+from hansa.store.sqlite import open_sqlite, open_sqlite_reader
 from hansa.store.store import SqlStore
 
 SCHEMES = ("postgresql", "postgres")
+READER_S = 60.0  # for another process to make the database or bring its schema up to date
 MIGRATE_S = 600.0  # a statement of a migration, over a million rows
 
 
@@ -38,6 +39,18 @@ async def open_store(
 
         return await open_postgres(str(database), clock=clock, ids=ids, follow=follow_clock)
     return await open_sqlite(database, clock=clock, ids=ids, inline=inline)
+
+
+async def open_reader(database: str | Path, *, clock: Clock, ids: Ids, wait_s: float = READER_S) -> SqlStore:
+    """For a process that never writes and makes nothing: gateways. It waits `wait_s` for those that do.
+
+    Raises NewerDatabase, Retry, Invalid.
+    """
+    if is_postgres(str(database)):
+        from hansa.store.postgres import open_postgres_reader
+
+        return await open_postgres_reader(str(database), clock=clock, ids=ids, wait_s=wait_s)
+    return await open_sqlite_reader(database, clock=clock, ids=ids, wait_s=wait_s)
 
 
 async def migrate_database(database: str, *, dry_run: bool) -> tuple[int, list[Migration]]:

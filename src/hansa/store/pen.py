@@ -178,6 +178,8 @@ class Pen:
         old = await self._now_of(it.key)
         if old.generation != it.generation:
             raise Conflict(f"{it.key} has generation {old.generation}, not {it.generation} any more")
+        if it.revision not in (None, old.revision):
+            raise Conflict(f"{it.key} was changed meanwhile")
         labels = old.system_labels if it.system_labels is None else dict(it.system_labels)
         if old.status != it.status or old.observed != it.generation or labels != old.system_labels:
             fresh = Stored(

@@ -49,6 +49,7 @@ class Claim:
 
 
 UNLIMITED = 2**62  # as a ceiling
+NAMES = "names/"  # begins the scopes of names that strangers share: who holds one is not told
 
 
 # -- writes -------------------------------------------------------------------------------------
@@ -96,7 +97,8 @@ class SetStatus:
     """A controller's write, guarded by its lease and the generation that it read: Conflict otherwise.
 
     `wake` True: `Ready` or what others read of it changed, so those linked in either direction are woken.
-    Without a lease (`lease` None) the write is the program's own (at start): only the generation guards.
+    Without a lease (`lease` None) the write is the program's own (at start): only the generation guards. With
+    `revision` given, Conflict also when the object was written in any way since that revision of it.
     """
 
     key: Key
@@ -105,6 +107,7 @@ class SetStatus:
     lease: Lease | None
     wake: bool = False
     system_labels: Mapping[str, str] | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,10 +454,15 @@ class Admission:
 
     `born`: what a new object begins with. `amend`: what is committed together with a changed spec, given
     the old and the new reading. `guard`: raises when the object may not be deleted. `preview`: what a dry
-    run shows besides the object (a placement). Each may raise any error that a user can read.
+    run shows besides the object (a placement). `close`: takes the object out of use where the store does not reach,
+    right before the deletion mark is committed; `reopen` undoes that when the commit fails. Each may raise any error
+    that a user can read. `still`: a changed spec needs no work.
     """
 
     born: Callable[[AnyResource], Awaitable[Birth]] | None = None
     amend: Callable[[AnyResource, AnyResource], Awaitable[tuple[Write, ...]]] | None = None
     guard: Callable[[AnyResource], Awaitable[None]] | None = None
     preview: Callable[[AnyResource], Awaitable[Document]] | None = None
+    close: Callable[[AnyResource], Awaitable[None]] | None = None
+    reopen: Callable[[AnyResource], Awaitable[None]] | None = None
+    still: bool = False

@@ -34,7 +34,7 @@ from hansa.errors import HansaError, Invalid, Retry
 from hansa.store import statements as sql
 from hansa.store.driver import Pass, Row, Transaction
 from hansa.store.locks import NOTHING, Needs
-from hansa.store.migrate import migrate_postgresql
+from hansa.store.migrate import migrate_postgresql, pending, version_postgresql
 from hansa.store.postgres_hints import Hints
 from hansa.store.postgres_passes import Passes
 from hansa.store.postgres_words import (
@@ -64,6 +64,7 @@ WRITE_S = 30.0  # a whole commit, attempts included
 OUTCOME_S = 10.0  # for asking what became of a commit
 OUTCOME_LOOK_S = 0.25
 ATTEMPTS = 6
+SCHEMA_LOOK_S = 0.25  # of a reader, while another process makes the schema
 START_S = 15.0  # for a database that is still starting when we do
 SETTINGS = {
     "application_name": "hansa",
@@ -82,6 +83,15 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+READS_ONLY = {"default_transaction_read_only": "on"}
+
+
+async def open_postgres_reader(url: str, *, clock: Clock, ids: Ids, wait_s: float) -> SqlStore:
+    """For a process that never writes; the server holds it to that. Another one brings the schema up to date, within
+    `wait_s`. Raises NewerDatabase, Retry."""
+    driver = PostgresDriver(url, clock, wait_s=wait_s)
+    await driver.start()
+    return SqlStore(driver, clock, ids)
 
 
 async def open_postgres(url: str, *, clock: Clock, ids: Ids, follow: bool = True) -> SqlStore:
@@ -124,6 +134,15 @@ async def apart(url: str, *, statement_s: float = STATEMENT_S) -> AsyncIterator[
         connection.terminate()
 
 
+async def _await_schema(connection: asyncpg.Connection, wait_s: float) -> None:
+    """Raises NewerDatabase, Retry."""
+    for _ in range(int(wait_s / SCHEMA_LOOK_S) + 1):
+        if not pending(await version_postgresql(connection)):
+            return
+        await asyncio.sleep(SCHEMA_LOOK_S)
+    raise Retry(f"nobody brought the schema of the database up to date within {wait_s:g} s")
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has no types
     def get_reset_query(self) -> str:
         """Nothing of ours outlives a transaction: no round trip when a connection goes back."""
@@ -131,8 +150,9 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has 
 
 
 class PostgresDriver:
-    def __init__(self, url: str, clock: Clock, *, follow: bool = True) -> None:
-        self._url, self.where = url, shown(url)
+    def __init__(self, url: str, clock: Clock, *, follow: bool = True, wait_s: float | None = None) -> None:
+        """`wait_s`: it only reads, and waits so long for a schema that others make."""
+        self._url, self.where, self._wait_s = url, shown(url), wait_s
         self._pool: asyncpg.Pool | None = None
         self._hints = Hints(lambda: connect(url), clock, follow=follow)
         self._passes = Passes(self._alone)
@@ -149,11 +169,14 @@ class PostgresDriver:
 
     async def start(self) -> None:
         """Waits `START_S` for a database that is still starting. Raises Retry, NewerDatabase."""
-        async with asyncio.timeout(START_S + WRITE_S):
+        async with asyncio.timeout(START_S + WRITE_S + (self._wait_s or 0)):
             connection = await self._first()
             try:
-                for migration in await migrate_postgresql(connection):
-                    log.info("migrated", migration=str(migration))
+                if self._wait_s is not None:
+                    await _await_schema(connection, self._wait_s)
+                else:
+                    for migration in await migrate_postgresql(connection):
+                        log.info("migrated", migration=str(migration))
                 await self._hints.measure(connection)
             except ERRORS as error:
                 raise told(error, self.where) from error
@@ -161,7 +184,8 @@ class PostgresDriver:
                 await connection.close(timeout=CONNECT_S)
             self._pool = await asyncpg.create_pool(
                 self._url, min_size=0, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
-                server_settings=SETTINGS, connection_class=_Connection,
+                server_settings=SETTINGS | (READS_ONLY if self._wait_s is not None else {}),
+                connection_class=_Connection,
             )  # fmt: skip
         self._hints.start()
 

@@ -64,6 +64,11 @@ WRITTEN = "select exists (select 1 from changes where revision = $1 and at = $2 
 @lru_cache(maxsize=512)
 def translate(statement: str) -> tuple[str, tuple[str, ...]]:
     """The statement with `$n` for `:name`, and the names in that order. Worked out once a statement."""
+    return numbered(OWN_SHAPE.get(statement, statement))
+
+
+def numbered(statement: str) -> tuple[str, tuple[str, ...]]:
+    """The same for a statement that is no one's own shape."""
     names: list[str] = []
 
     def place(match: re.Match[str]) -> str:
@@ -71,7 +76,7 @@ def translate(statement: str) -> tuple[str, tuple[str, ...]]:
             names.append(match[1])
         return f"${names.index(match[1]) + 1}"
 
-    return _NAMED.sub(place, OWN_SHAPE.get(statement, statement)), tuple(names)
+    return _NAMED.sub(place, statement), tuple(names)
 
 
 def opening(needs: Needs) -> str:

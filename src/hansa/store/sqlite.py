@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hansa.clock import Clock, Ids
-from hansa.errors import HansaError, Retry
+from hansa.errors import Bug, HansaError, Retry
 from hansa.store import statements as sql
 from hansa.store.driver import Row, Transaction
 from hansa.store.locks import NOTHING, Needs
-from hansa.store.migrate import migrate
+from hansa.store.migrate import migrate, pending, version_sqlite
 from hansa.store.store import SqlStore
 
 T = TypeVar("T")
 GROUP_MAX = 64  # commits that share one flush
 BUSY_MS = 5000
+READY_LOOK_S = 0.05
 OWN_FAULTS = (ArithmeticError, LookupError, TypeError, ValueError)  # of one commit; the others of its group go on
 
 Work = Callable[[Transaction], Awaitable[Any]]
@@ -38,12 +40,79 @@ async def open_sqlite(path: Path | str, *, clock: Clock, ids: Ids, inline: bool 
     return SqlStore(SqliteDriver(path, inline=inline), clock, ids)
 
 
+async def open_sqlite_reader(path: Path | str, *, clock: Clock, ids: Ids, wait_s: float) -> SqlStore:
+    """Beside the process that writes: opens a database that is there, or will be within `wait_s`.
+
+    Raises NewerDatabase, and Retry when it does not come or its schema is not brought up to date in time.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        reader = _ready(path)
+        if reader is not None:
+            return SqlStore(SqliteReader(reader), clock, ids)
+        if time.monotonic() >= end:
+            raise Retry(f"no database with the schema of this program came to be at {path} within {wait_s:g} s")
+        await asyncio.sleep(READY_LOOK_S)
+
+
+def _ready(path: Path | str) -> sqlite3.Connection | None:
+    """A connection that only reads, None while another process is still making the database or changing its schema."""
+    if not Path(path).exists():
+        return None
+    connection = _connect(f"{Path(path).absolute().as_uri()}?mode=rw")
+    try:
+        if not pending(version_sqlite(connection)):
+            connection.execute("pragma query_only=on")
+            return connection
+    except sqlite3.Error:  # it is being made
+        pass
+    except HansaError:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
 def _connect(path: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, uri=str(path).startswith("file:")
+    )
     connection.execute(f"pragma busy_timeout={BUSY_MS}")
     connection.execute("pragma foreign_keys=off")
     connection.execute("pragma case_sensitive_like=on")
     return connection
+
+
+class SqliteReader:
+    """For a process that never writes: another one has the database."""
+
+    skew_s = 0.0
+    alone = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def listen(self, call: Callable[[int], None]) -> None:
+        """Nobody tells: who wants to know looks at the revision."""
+
+    async def read(self, statement: str, **parameters: Any) -> list[Row]:
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise Retry("the database does not answer", detail=str(error)) from error
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], needs: Needs = NOTHING) -> T:
+        raise Bug("this process only reads the control database")
+
+    async def at_once(self, statement: str, **parameters: Any) -> list[Row]:
+        raise Bug("this process only reads the control database")
+
+    @property
+    def finish(self) -> None:
+        """Nothing ends here."""
+
+    async def close(self) -> None:
+        self._connection.close()
 
 
 class SqliteDriver:

@@ -277,7 +277,7 @@ def _pass_of(writes: Sequence[Write], now: float, by: str, request: str) -> Pass
     match writes:
         case [Settle() as settle]:
             said = None
-        case [SetStatus() as said, Settle() as settle] if said.lease == settle.lease and said.key == settle.lease.key:
+        case [SetStatus() as said, Settle() as settle] if _is_pass(said, settle):
             pass
         case _:
             return None
@@ -289,6 +289,10 @@ def _pass_of(writes: Sequence[Write], now: float, by: str, request: str) -> Pass
     return replace(
         end, generation=said.generation, status=text_of(said.status), system_labels=labels, wake=said.wake
     )  # fmt: skip
+
+
+def _is_pass(said: SetStatus, settle: Settle) -> bool:
+    return said.lease == settle.lease and said.key == settle.lease.key and said.revision is None
 
 
 def _why(retry: Retry) -> str:

@@ -1,0 +1,129 @@
+"""What the data planes of this cloud tell the API: usage, in windows of a minute.
+
+Who tells it proves to be a process of this cloud: by a token that it signed with the keys in `DIR/keys`, for this
+audience and no other. A window that is told twice is recorded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from hansa.api.keys import SigningKeys
+from hansa.clock import Clock
+from hansa.errors import FieldError, Invalid, NotFound, Unauthenticated
+from hansa.kinds.meters import S3_COUNTED
+from hansa.kinds.registry import kind_named
+from hansa.kinds.resource import Document, Key, Wire, ref_of
+from hansa.ledger.usage import COUNTED, Whose, counted_body, stream_of
+from hansa.store.port import Append, Store, Wake, Write
+
+AUDIENCE = "hansa-internal"
+ROWS_MAX = 500
+BY = "/hansa/gateway"
+_METERS = frozenset(meter.name for meter in S3_COUNTED)
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class CountedRow(Wire):
+    """What was asked of one object. `held`: what it holds may have changed as well."""
+
+    kind: _Name
+    name: _Name
+    uid: _Name
+    project: _Name
+    project_uid: _Name
+    organization: _Name
+    region: _Name
+    counts: dict[_Name, Annotated[int, Field(ge=0, le=2**62)]] = Field(max_length=16)
+    held: bool = False
+
+
+class Window(Wire):
+    """From `start` to `end`, epoch seconds. The id is unique for gateway and window."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,100}$")]
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    rows: list[CountedRow] = Field(max_length=ROWS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    store: Store
+    clock: Clock
+    keys: SigningKeys
+    issuer: str
+
+    async def take(
+        self, authorization: str | None, body: Callable[[], Awaitable[Mapping[str, Any]]], request: str
+    ) -> Document:
+        """Records a window. `body` is read once it is clear who speaks. Raises Unauthenticated, Invalid, Retry."""
+        self._prove(authorization)
+        window = _window(await body())
+        await self.store.commit(*_records(window), *_wakes(window.rows), by=BY, request=request)
+        return {"window": window.id, "rows": len(window.rows)}
+
+    def _prove(self, authorization: str | None) -> None:
+        """A token of a tenant has another audience and is worth nothing here."""
+        scheme, _, token = (authorization or "").partition(" ")
+        claims = self.keys.verified(token.strip()) if scheme.lower() == "bearer" else None
+        if claims is None or claims.get("iss") != self.issuer or claims.get("aud") != AUDIENCE:
+            raise Unauthenticated("this is for the gateways of this cloud")
+        expires_at = claims.get("exp")
+        if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or expires_at <= self.clock.now():
+            raise Unauthenticated("the token has expired")
+
+
+def gateway_claims(issuer: str, gateway: str, now: float, *, life_s: float = 60.0) -> dict[str, Any]:
+    """What a gateway signs to be heard here."""
+    return {"iss": issuer, "aud": AUDIENCE, "sub": f"gateway/{gateway}", "iat": int(now), "exp": int(now + life_s)}
+
+
+def _window(document: Mapping[str, Any]) -> Window:
+    try:
+        window = Window.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise Invalid(f"{path}: {first['msg']}", fields=(FieldError(path, first["msg"]),)) from error
+    if window.end < window.start:
+        raise Invalid.field("end", "must not be before start")
+    for row in window.rows:
+        if unknown := sorted(row.counts.keys() - _METERS):
+            raise Invalid.field("rows.counts", f"knows no meter {unknown[0]!r}")
+    return window
+
+
+def _key(row: CountedRow) -> Key:
+    """Raises NotFound for a kind that this program does not know."""
+    try:
+        kind_named(row.kind)
+    except KeyError as error:
+        raise NotFound(f"there is no kind {row.kind}") from error
+    return Key(row.kind, f"projects/{row.project}/regions/{row.region}", row.name)
+
+
+def _records(window: Window) -> list[Write]:
+    """One a row: by the project's uid, so that what is counted for a project that is gone meanwhile has its place."""
+    found: list[Write] = []
+    for row in window.rows:
+        counts = {meter: count for meter, count in row.counts.items() if count}
+        if not counts:
+            continue
+        whose = Whose(
+            uid=row.uid, ref=ref_of(kind_named(row.kind), _key(row)), kind=row.kind, project=row.project,
+            project_uid=row.project_uid, organization=row.organization, region=row.region,
+        )  # fmt: skip
+        id = f"{window.id}/{row.uid}"
+        body = counted_body(whose, id, window.start, window.end, counts)
+        found.append(Append(stream_of(COUNTED, row.project_uid), id, row.uid, body))
+    return found
+
+
+def _wakes(rows: Sequence[CountedRow]) -> list[Write]:
+    """What holds other amounts than before is looked at, so that its intervals follow."""
+    return [Wake(_key(row)) for row in rows if row.held]

@@ -1,0 +1,1 @@
+"""Stores of bytes under ids of our own: files of this host, or any S3 store."""

@@ -1,0 +1,88 @@
+"""Who sent a request: the claim that its signature makes, held against the directory of keys.
+
+Signing keys are derived once a day for each key pair and remembered; the memory is bound to the secret, so a rotated
+key is derived anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from hansa.gateways.s3 import sigv4
+from hansa.gateways.s3.canonical import UNSIGNED
+from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.ports import Directory, S3Identity
+from hansa.gateways.s3.postpolicy import FormClaim, verify_form
+from hansa.gateways.s3.request import Request
+from hansa.gateways.s3.sigv4 import Claim, Scope
+
+SIGNING_KEYS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A proven signature: who made it, what it claimed, and the key that chunks of the body are signed with."""
+
+    identity: S3Identity
+    claim: Claim
+    signing_key: bytes
+
+
+class Identifier:
+    """One for the process."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._keys: OrderedDict[tuple[str, str, str], tuple[bytes, bytes]] = OrderedDict()
+
+    async def of(self, request: Request, now: float) -> Signed | None:
+        """None for an anonymous request. Raises what `sigv4` raises, InvalidAccessKeyId, AccessDenied."""
+        asked = sigv4.Request(request.method, request.path, request.query, request.raw_headers)
+        claim = sigv4.read_claim(asked, now=now)
+        if claim is None:
+            return None
+        identity = await self._identity(claim.access_key)
+        key = self._signing_key(identity, claim.scope)
+        sigv4.verify(claim, asked, key)
+        _check_counts(identity)
+        return Signed(identity, claim, key)
+
+    async def of_form(self, claim: FormClaim, now: float) -> Signed:
+        """Who signed a form's policy. Raises InvalidAccessKeyId, SignatureDoesNotMatch."""
+        identity = await self._identity(claim.access_key)
+        scope = claim.scope
+        key = identity.secret if scope is None else self._signing_key(identity, scope)
+        verify_form(claim, key)
+        _check_counts(identity)
+        proven = Claim(
+            access_key=claim.access_key, scope=scope or Scope("", ""), signed_headers=(), signature=claim.signature,
+            timestamp="", at=now, payload=UNSIGNED, presigned=False,
+        )  # fmt: skip
+        return Signed(identity, proven, key)
+
+    async def _identity(self, access_key: str) -> S3Identity:
+        identity = self._directory.key(access_key)
+        if identity is None:
+            await self._directory.caught_up()
+            identity = self._directory.key(access_key)
+        if identity is None:
+            raise S3Error.of("InvalidAccessKeyId", AWSAccessKeyId=access_key[:128])
+        return identity
+
+    def _signing_key(self, identity: S3Identity, scope: Scope) -> bytes:
+        at = (identity.access_key, scope.date, scope.region)
+        known = self._keys.get(at)
+        if known is not None and known[0] == identity.secret:
+            return known[1]
+        key = sigv4.signing_key(identity.secret, scope)
+        self._keys[at] = (identity.secret, key)
+        if len(self._keys) > SIGNING_KEYS_MAX:
+            self._keys.popitem(last=False)
+        return key
+
+
+def _check_counts(identity: S3Identity) -> None:
+    """Only who proved to hold the key learns why it does not count."""
+    if identity.disabled:
+        raise S3Error.of("InvalidAccessKeyId", f"The key does not count: {identity.disabled}.")

@@ -1,0 +1,88 @@
+"""Objects on their way out: which bytes of which version, under which headers.
+
+HEAD and GET are one: they differ in what is sent. Conditions come before ranges, as HTTP has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hansa.gateways.s3 import encryptionrules
+from hansa.gateways.s3.answers import Answer
+from hansa.gateways.s3.conditions import check_read
+from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.heads import checksum_headers, object_headers, overrides
+from hansa.gateways.s3.lookup import seen
+from hansa.gateways.s3.ranges import Span, read_range
+from hansa.gateways.s3.writing import expiration
+from hansa.objectindex.records import Checksum, Facts, Version
+
+PARTS_MAX = 10_000
+
+
+async def get_object(call: Call) -> Answer:
+    asked = overrides(call.request.fields, signed=call.signed is not None)
+    version = await seen(call)
+    facts, request = version.facts, call.request
+    key = encryptionrules.check_reader(facts.encryption, request.headers, secure=request.secure)
+    answer = Answer(200)
+    found = object_headers(version, call.bucket.versioning)
+    if facts.encryption is not None:
+        found |= encryptionrules.headers_of(facts.encryption)
+    if call.known.lifecycle:
+        found |= expiration(call, version)
+    check_read(request.headers, version.etag, version.modified, told=found)
+    span = _span(call, version, found)
+    if span is None:
+        span = Span(0, version.size)
+    else:
+        answer.status = 206
+        found["content-range"] = span.content_range(version.size)
+    if request.header("x-amz-checksum-mode").upper() == "ENABLED" and answer.status == 200:
+        found |= checksum_headers(facts)
+    answer.extend(found | asked)
+    answer.length = span.length
+    if request.method == "GET" and span.length:
+        answer.stream = _content(call, version, span, key.key if key else None)
+    return answer
+
+
+def _content(call: Call, version: Version, span: Span, key: bytes | None) -> AsyncIterator[bytes | memoryview]:
+    return call.gateway.content.read(call.known.place, version, span.start, span.length, customer_key=key)
+
+
+def _span(call: Call, version: Version, found: dict[str, str]) -> Span | None:
+    """The bytes that are asked for; None: all of them. Raises InvalidRange, InvalidPart, InvalidRequest."""
+    number, wish = call.field("partNumber"), call.request.headers.get("range")
+    if number is not None:
+        if wish is not None:
+            raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
+        return _part(number, version, found)
+    return read_range(wish, version.size) if wish is not None else None
+
+
+def _part(text: str, version: Version, found: dict[str, str]) -> Span:
+    """The bytes of one part, and how many there are. An object that was put whole has one part, the first."""
+    if not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
+        raise S3Error.argument("partNumber", text, f"must be 1 to {PARTS_MAX}")
+    number, facts = int(text[:6]), version.facts
+    if not facts.multipart:
+        if number != 1:
+            raise S3Error.of("InvalidPart", f"The object has one part, not {number}.")
+        return Span(0, version.size)
+    at = 0
+    for piece in facts.pieces:
+        if piece.number == number:
+            found["x-amz-mp-parts-count"] = str(facts.multipart)
+            return Span(at, piece.size)
+        at += piece.size
+    raise S3Error.of("InvalidPart", f"The object has no part {number}.")
+
+
+def part_checksum(facts: Facts, number: int) -> Checksum | None:
+    """The checksum of one part, as it was uploaded."""
+    if facts.checksum is None:
+        return None
+    piece = next((piece for piece in facts.pieces if piece.number == number and piece.checksum), None)
+    return Checksum(facts.checksum.algorithm, piece.checksum) if piece is not None else None

@@ -1,0 +1,1 @@
+"""The object index: which versions of which keys a bucket holds, and where their bytes lie."""

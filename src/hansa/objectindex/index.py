@@ -1,0 +1,325 @@
+"""The port of the object index, over a driver: which names a write takes, and which step it is.
+
+A driver runs transactions (`write`) and reads beside them (`read`). Reads see what is committed and hold nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import orjson
+
+from hansa.clock import Clock
+from hansa.objectindex import documents, order, steps
+from hansa.objectindex import statements as sql
+from hansa.objectindex.order import Fetch, Found, Row, encoded, next_key, successor
+from hansa.objectindex.port import Change, Check
+from hansa.objectindex.records import (
+    UNLIMITED,
+    Event,
+    Garbage,
+    Held,
+    Limits,
+    Listing,
+    NewVersion,
+    Part,
+    Removed,
+    Upload,
+    UploadListing,
+    Version,
+    Versioning,
+    Written,
+)
+from hansa.objectindex.steps import Asked, Transaction
+from hansa.store.locks import number
+
+T = TypeVar("T")
+Names = Sequence[tuple[int, bool]]  # (name, alone), in rising order
+LIST_MAX: Final = 10_000  # entries of one answer, whoever asks
+NEWEST: Final = 1 << 62
+
+
+class Driver(Protocol):
+    batch_min: int  # rows of a listing that one question costs little more than none
+
+    async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
+        """One transaction, durable when it returns. `work` may run more than once."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class SqlObjectIndex:
+    """`ObjectIndex`. See `open.py`."""
+
+    def __init__(self, driver: Driver, clock: Clock) -> None:
+        self._driver, self._clock = driver, clock
+        self._reading = _Reading(driver)
+
+    # -- objects ----------------------------------------------------------------------------
+
+    async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
+        if id:
+            return await steps.version(self._reading, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await steps.version(self._reading, sql.READ_LATEST, bucket=bucket, key=encoded(key))
+
+    async def publish(
+        self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
+        check: Check | None = None, events: Sequence[str] = (),
+    ) -> Written:  # fmt: skip
+        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
+        return await self._write(_key(new.bucket, new.key), lambda tx: steps.publish(tx, asked, new, versioning))
+
+    async def lay_marker(
+        self, new: NewVersion, versioning: Versioning, *, project: str, check: Check | None = None,
+        events: Sequence[str] = (),
+    ) -> Removed:  # fmt: skip
+        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), UNLIMITED, check, events)
+        return await self._write(_key(new.bucket, new.key), lambda tx: steps.lay_marker(tx, asked, new, versioning))
+
+    async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:
+        asked = Asked(bucket, encoded(key), project, self._clock.now(), UNLIMITED, check)
+        return await self._write(_key(bucket, key), lambda tx: steps.remove(tx, asked, id))
+
+    async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
+        asked = Asked(bucket, encoded(key), "", self._clock.now())
+        return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change))
+
+    async def list(
+        self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", limit: int = 1000
+    ) -> Listing:
+        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
+            low = low if behind is None else next_key(behind[0])
+            return await self._driver.read(sql.LIST, bucket=bucket, low=low, high=high, limit=count)
+
+        high = successor(encoded(prefix))
+        low = order.first_key(encoded(after), encoded(prefix), encoded(delimiter))
+        found = await self._page(fetch, low, None, prefix, delimiter, limit)
+        shown = documents.shown_facts
+        versions = [
+            Version(bucket, key.decode(), id, ord, True, False, size, etag, modified, shown(facts))
+            for key, ord, size, etag, modified, id, facts in found.rows
+        ]
+        return Listing(tuple(versions), tuple(found.prefixes), found.last.decode(), "", found.truncated)
+
+    async def list_versions(
+        self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", after_id: str = "",
+        limit: int = 1000,
+    ) -> Listing:  # fmt: skip
+        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
+            rows: list[Row] = []
+            if behind is not None:
+                place = {"key": behind[0], "ord": behind[1]}
+                rows += await self._driver.read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
+                low = next_key(behind[0])
+            if len(rows) < count:
+                span = {"low": low, "high": high}
+                rows += await self._driver.read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
+            return rows
+
+        high = successor(encoded(prefix))
+        low, behind = order.first_key(encoded(after), encoded(prefix), encoded(delimiter)), None
+        if after_id and low == next_key(encoded(after)):
+            at = await self._driver.read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
+            behind = (encoded(after), at[0][0] if at else NEWEST)
+        found = await self._page(fetch, low, behind, prefix, delimiter, limit)
+        shown = documents.shown_facts
+        versions = [
+            Version(bucket, key.decode(), id, ord, latest == 1, marker == 1, size, etag, modified, shown(facts))
+            for key, ord, size, etag, modified, id, facts, latest, marker in found.rows
+        ]
+        last_id = found.last_row[5] if found.last_row is not None else ""
+        return Listing(tuple(versions), tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
+
+    async def _page(
+        self, fetch: Fetch, low: bytes, behind: Row | None, prefix: str, delimiter: str, limit: int
+    ) -> Found:
+        return await order.page(
+            fetch, low, behind, prefix=encoded(prefix), delimiter=encoded(delimiter), limit=min(limit, LIST_MAX),
+            batch_min=self._driver.batch_min,
+        )  # fmt: skip
+
+    # -- multipart --------------------------------------------------------------------------
+
+    async def begin(self, upload: Upload, *, project: str) -> None:
+        asked = Asked(upload.bucket, encoded(upload.key), project, self._clock.now())
+        await self._write([(_bucket(upload.bucket), False)], lambda tx: steps.begin(tx, asked, upload))
+
+    async def upload(self, bucket: str, id: str) -> Upload | None:
+        rows = await self._driver.read(sql.UPLOAD, bucket=bucket, id=id)
+        return _upload_of(rows[0]) if rows else None
+
+    async def uploads(
+        self, bucket: str, *, prefix: str = "", delimiter: str = "", after_key: str = "", after_id: str = "",
+        limit: int = 1000,
+    ) -> UploadListing:  # fmt: skip
+        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
+            rows: list[Row] = []
+            if behind is not None:
+                place = {"key": behind[0], "started": behind[1], "id": behind[2]}
+                rows += await self._driver.read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
+                low = next_key(behind[0])
+            if len(rows) < count:
+                span = {"low": low, "high": high}
+                rows += await self._driver.read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
+            return rows
+
+        high = successor(encoded(prefix))
+        low, behind = order.first_key(encoded(after_key), encoded(prefix), encoded(delimiter)), None
+        if after_id and low == next_key(encoded(after_key)):
+            at = await self._driver.read(sql.UPLOAD, bucket=bucket, id=after_id)
+            behind = (encoded(after_key), at[0][1] if at else 0.0, after_id if at else "")
+        found = await self._page(fetch, low, behind, prefix, delimiter, limit)
+        uploads = tuple([_upload_of(row) for row in found.rows])
+        last_id = found.last_row[2] if found.last_row is not None else ""
+        return UploadListing(uploads, tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
+
+    async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = UNLIMITED) -> bool:
+        asked = Asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, self._clock.now(), limits)
+        names = [(_upload(part.upload), False), (number("s3 part", part.upload, str(part.piece.number)), True)]
+        return await self._write(names, lambda tx: steps.put_part(tx, asked, part))
+
+    async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
+        rows = await self._driver.read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
+        return [Part(upload, documents.piece_of(orjson.loads(piece)), modified) for piece, modified, _ in rows]
+
+    async def complete(
+        self, upload: str, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
+        check: Check | None = None, events: Sequence[str] = (),
+    ) -> Written | None:  # fmt: skip
+        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
+        names = [*_key(new.bucket, new.key), (_upload(upload), True)]
+        return await self._write(names, lambda tx: steps.complete(tx, asked, upload, new, versioning))
+
+    async def completed(self, bucket: str, upload: str) -> Version | None:
+        since = self._clock.now() - steps.COMPLETED_S
+        rows = await self._driver.read(sql.COMPLETED, bucket=bucket, upload=upload, since=since)
+        return await self.get(bucket, rows[0][0].decode(), rows[0][1]) if rows else None
+
+    async def abort(self, bucket: str, upload: str, *, project: str) -> bool:
+        asked = Asked(bucket, upload.encode(), project, self._clock.now())
+        return await self._write([(_upload(upload), True)], lambda tx: steps.abort(tx, asked, upload))
+
+    # -- buckets ----------------------------------------------------------------------------
+
+    async def close_bucket(self, bucket: str) -> bool:
+        now = self._clock.now()
+        return await self._write([(_bucket(bucket), True)], lambda tx: steps.close_bucket(tx, bucket, now))
+
+    async def reopen_bucket(self, bucket: str) -> None:
+        await self._write([(_bucket(bucket), True)], lambda tx: tx.all(sql.REOPEN, bucket=bucket))
+
+    async def closed_at(self, bucket: str) -> float | None:
+        rows = await self._driver.read(sql.CLOSED, bucket=bucket)
+        return float(rows[0][0]) if rows else None
+
+    async def held(self, bucket: str) -> Held:
+        return await steps.held(self._reading, steps.bucket_owner(bucket))
+
+    async def held_by(self, project: str) -> Held:
+        return await steps.held(self._reading, steps.project_owner(project))
+
+    # -- keeping house ----------------------------------------------------------------------
+
+    async def garbage(self, *, before: float, limit: int = 500) -> Sequence[Garbage]:
+        return [Garbage(*row) for row in await self._driver.read(sql.GARBAGE, before=before, limit=limit)]
+
+    async def reaped(self, blobs: Sequence[str]) -> None:
+        await self._write((), lambda tx: tx.many(sql.REAPED, [{"blob": blob} for blob in sorted(blobs)]))
+
+    async def discard(self, blobs: Sequence[str]) -> None:
+        rows = [{"blob": blob, "since": self._clock.now()} for blob in sorted(blobs)]
+        await self._write((), lambda tx: tx.many(sql.DISCARD_BLOB, rows))
+
+    async def known(self, blobs: Sequence[str]) -> frozenset[str]:
+        rows = await self._driver.read(sql.KNOWN, blobs=documents.text(list(blobs)))
+        return frozenset([row[0] for row in rows])
+
+    async def blobs(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
+        rows = await self._driver.read(sql.BLOBS, after=after, limit=min(limit, LIST_MAX))
+        return [row[0] for row in rows]
+
+    async def walk(self, *, after: tuple[str, str, int] = ("", "", 0), limit: int = 500) -> Sequence[Version]:
+        bucket, key, ord = after
+        place = {"bucket": bucket, "key": encoded(key)}
+        rows: list[Row] = list(await self._driver.read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
+        if len(rows) < limit:
+            rows += await self._driver.read(sql.WALK, limit=limit - len(rows), **place)
+        return [steps.bare(row) for row in rows]
+
+    async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        rows = await self._driver.read(sql.EVENTS, what=what, after=after, limit=limit)
+        return [Event(ord, bucket, key.decode(), id, what, at) for ord, bucket, key, id, what, at in rows]
+
+    async def done(self, numbers: Sequence[int]) -> None:
+        await self._write((), lambda tx: tx.many(sql.DONE, [{"number": one} for one in sorted(numbers)]))
+
+    async def lease(self, name: str, holder: str, seconds: float) -> bool:
+        now = self._clock.now()
+        words = {"name": name, "holder": holder, "until": now + seconds, "now": now}
+        return bool(await self._write((), lambda tx: tx.all(sql.LEASE, **words)))
+
+    async def note(self, name: str, value: str | None = None) -> str:
+        if value is not None:
+            await self._write((), lambda tx: tx.all(sql.SET_NOTE, name=name, value=value))
+            return value
+        rows = await self._driver.read(sql.NOTE, name=name)
+        return str(rows[0][0]) if rows else ""
+
+    async def floor(self, now: float) -> float:
+        rows = await self._driver.read(sql.NOTE, name=_FLOOR)
+        if rows and float(rows[0][0]) >= now:
+            return float(rows[0][0])
+        return await self._write([(number("s3 floor"), True)], lambda tx: _raise_floor(tx, now))
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def _write(self, names: Names, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        return await self._driver.write(work, sorted(names))
+
+
+_FLOOR: Final = "floor"
+
+
+async def _raise_floor(tx: Transaction, now: float) -> float:
+    rows = await tx.all(sql.NOTE, name=_FLOOR)
+    latest = max(now, float(rows[0][0]) if rows else now)
+    await tx.all(sql.SET_NOTE, name=_FLOOR, value=repr(latest))
+    return latest
+
+
+class _Reading:
+    """Reads as the steps ask for them."""
+
+    alone, slots = True, 1
+
+    def __init__(self, driver: Driver) -> None:
+        self.all = driver.read
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        raise NotImplementedError("reading writes nothing")
+
+    async def hold(self, name: int, *, alone: bool) -> None:
+        raise NotImplementedError("reading holds nothing")
+
+
+def _key(bucket: str, key: str) -> list[tuple[int, bool]]:
+    """What is written of a bucket that must stay open meanwhile, and of a key by one at a time."""
+    return [(_bucket(bucket), False), (number("s3 key", bucket, key), True)]
+
+
+def _bucket(bucket: str) -> int:
+    return number("s3 bucket", bucket)
+
+
+def _upload(upload: str) -> int:
+    return number("s3 upload", upload)
+
+
+def _upload_of(row: Row) -> Upload:
+    key, started, id, facts, bucket = row
+    return Upload(bucket, key.decode(), id, started, documents.facts_of(orjson.loads(facts)))

@@ -1,0 +1,195 @@
+"""The object index on PostgreSQL: many processes, each with a pool of connections, writing side by side.
+
+A transaction begins by taking the names that the index gives it (the key alone, its bucket shared with other writers),
+in one order for all; limits take the project's name after them, counts come last. So what a check saw stays true, and
+nobody waits in a circle. Sums are spread over slots, so that the writers of one bucket do not queue for its row.
+Every wait has an end on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from hansa.clock import Clock
+from hansa.errors import Bug, Retry
+from hansa.objectindex import statements as sql
+from hansa.objectindex.index import Names, SqlObjectIndex
+from hansa.objectindex.migrate import migrate_postgresql
+from hansa.objectindex.order import Row
+from hansa.objectindex.steps import Transaction
+from hansa.store.postgres import ACQUIRE_S, CONNECT_S, SETTINGS, STATEMENT_S, WRITE_S, connect, shown
+from hansa.store.postgres_words import AGAIN, ERRORS, numbered, told
+
+T = TypeVar("T")
+POOL_MAX: Final = 16  # connections of one process
+SLOTS: Final = 16
+ATTEMPTS: Final = 6
+UNDO_S: Final = 5.0
+_OWN_SHAPE: Final = {
+    sql.KNOWN: "select blob_id from s3_blobs where blob_id in (select jsonb_array_elements_text(:blobs::text::jsonb))",
+}
+
+
+async def open_postgres(url: str, clock: Clock) -> SqlObjectIndex:
+    """Connects and brings the schema up to date. Raises NewerDatabase, Retry."""
+    driver = PostgresDriver(url)
+    await driver.start()
+    return SqlObjectIndex(driver, clock)
+
+
+class PostgresDriver:
+    batch_min = 32
+
+    def __init__(self, url: str) -> None:
+        self._url, self._where = url, shown(url)
+        self._pool: asyncpg.Pool | None = None
+
+    async def start(self) -> None:
+        async with asyncio.timeout(WRITE_S):
+            connection = await connect(self._url)
+            try:
+                await migrate_postgresql(connection)
+            except ERRORS as error:
+                raise told(error, self._where) from error
+            finally:
+                await connection.close(timeout=CONNECT_S)
+            self._pool = await asyncpg.create_pool(
+                self._url, min_size=0, max_size=POOL_MAX, timeout=CONNECT_S, command_timeout=STATEMENT_S + 2,
+                server_settings=SETTINGS, connection_class=_Connection,
+            )  # fmt: skip
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+        if self._pool is None:
+            raise Retry("the object index is closed")
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_S)
+        except ERRORS as error:
+            raise told(error, self._where) from error
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(*ERRORS):  # one that is broken is thrown away, and another made when needed
+                await self._pool.release(connection, timeout=CONNECT_S)
+
+    async def read(self, statement: str, **parameters: Any) -> Sequence[Row]:
+        """A connection that broke meanwhile is replaced once: a read may be repeated."""
+        text, names = _translated(statement)
+        values = [parameters[name] for name in names]
+        if any(isinstance(value, str) and "\0" in value for value in values):
+            return []  # no text here has it, so nothing of that name can be there
+        for last in (False, True):
+            async with self._connection() as connection:
+                try:
+                    return await connection.fetch(text, *values)  # type: ignore[no-any-return]
+                except ERRORS as error:
+                    if last or not _is_broken(connection):
+                        raise told(error, self._where) from error
+        raise AssertionError
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                return await self._attempts(work, names)
+        except TimeoutError as error:
+            raise told(error, self._where) from error
+
+    async def _attempts(self, work: Callable[[Transaction], Awaitable[T]], names: Names) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._attempt(work, names)
+            except AGAIN as error:
+                if attempt == ATTEMPTS:
+                    raise told(error, self._where) from error
+                await asyncio.sleep(random.random() * 0.01 * 2**attempt)
+        raise AssertionError
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], names: Names) -> T:
+        """Whether it was committed is not known when the connection breaks at its end: Retry, and whoever asked may
+        ask again, as each write of the index may be repeated."""
+        async with self._connection() as connection:
+            try:
+                await connection.execute(_opening(names))
+                value = await work(_Transaction(connection))
+                await connection.execute("commit")
+            except BaseException as error:
+                await self._undo(connection)
+                if isinstance(error, ERRORS) and not isinstance(error, AGAIN):
+                    raise told(error, self._where) from error
+                raise
+            return value
+
+    async def _undo(self, connection: asyncpg.Connection) -> None:
+        """Nothing is kept: rolled back, or the connection is cut and the server does it."""
+        try:
+            async with asyncio.timeout(UNDO_S):
+                await connection.execute("rollback")
+        except (*ERRORS, asyncio.CancelledError):
+            with contextlib.suppress(asyncpg.InterfaceError):  # broken already
+                connection.terminate()
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await pool.close()
+        except (*ERRORS, TimeoutError):
+            pool.terminate()
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has no types
+    def get_reset_query(self) -> str:
+        """Nothing of ours outlives a transaction: no round trip when a connection goes back."""
+        return ""
+
+
+class _Transaction:
+    alone, slots = False, SLOTS
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def all(self, statement: str, **parameters: Any) -> Sequence[Row]:
+        text, names = _translated(statement)
+        try:
+            return await self._connection.fetch(text, *[parameters[name] for name in names])  # type: ignore[no-any-return]
+        except asyncpg.DataError as error:
+            raise Bug("the database refused a value of ours", detail=type(error).__name__) from error
+
+    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
+        text, names = _translated(statement)
+        await self._connection.executemany(text, [[row[name] for name in names] for row in rows])
+
+    async def hold(self, name: int, *, alone: bool) -> None:
+        await self._connection.execute(f"select {_lock(name, alone)}")
+
+
+def _opening(names: Names) -> str:
+    """Begins a transaction and takes the names: all numbers, so it goes as one simple query."""
+    locks = [f"select {_lock(name, alone)}" for name, alone in names]
+    return "; ".join(["begin isolation level read committed", *locks])
+
+
+def _lock(name: int, alone: bool) -> str:
+    return f"pg_advisory_xact_lock{'' if alone else '_shared'}({name})"
+
+
+@lru_cache(maxsize=256)
+def _translated(statement: str) -> tuple[str, tuple[str, ...]]:
+    return numbered(_OWN_SHAPE.get(statement, statement))
+
+
+def _is_broken(connection: asyncpg.Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
