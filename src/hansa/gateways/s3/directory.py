@@ -150,6 +150,7 @@ class Directory:
             versioning=_STATES.get(mode, Versioning.ENABLED),
             locking=mode == "Locking",
             going=stored.deleted_at is not None,
+            open=bucket.status.access == "open",
         )
 
     def put_bucket(self, stored: Stored) -> None:
