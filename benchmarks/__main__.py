@@ -1,4 +1,4 @@
-"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota ...]`."""
+"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota|stored ...]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import access, api, boot, database, machines, network, objects, quota, store
+from benchmarks import access, api, boot, database, machines, network, objects, quota, store, stored
 
 SUITES = {
     "store": store.run,
@@ -19,6 +19,7 @@ SUITES = {
     "network": network.run,
     "objects": objects.run,
     "quota": quota.run,
+    "stored": stored.run,
 }
 
 
