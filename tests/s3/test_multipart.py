@@ -153,7 +153,10 @@ def test_parts_under_a_customers_key(s3: Any, bucket: str) -> None:
     with pytest.raises(ClientError) as caught:
         s3.upload_part(Bucket=bucket, Key="k", UploadId=id, PartNumber=3, Body=b"x")
     assert code(caught) == (400, "InvalidRequest")
-    complete(s3, bucket, "k", id, parts)
+    with pytest.raises(ClientError) as caught:
+        complete(s3, bucket, "k", id, parts)
+    assert code(caught) == (400, "InvalidRequest")
+    complete(s3, bucket, "k", id, parts, **with_key)
     assert s3.get_object(Bucket=bucket, Key="k", **with_key)["Body"].read() == b"".join(bodies)
 
 

@@ -188,7 +188,10 @@ def check_reader(
 
 
 def check_part(upload: Encryption | None, headers: Mapping[str, str], *, secure: bool) -> CustomerKey | None:
-    """Of UploadPart: the same key for each part as for the upload, and no other wish. Raises as `check_reader`."""
+    """Of UploadPart: the same key for each part as for the upload, and no other wish. What the upload said may be said
+    again. Raises as `check_reader`."""
+    if upload is not None and upload.mode == headers.get(SSE) and headers.get(KMS_KEY, upload.key) == upload.key:
+        headers = {name: value for name, value in headers.items() if name not in (SSE, KMS_KEY, KMS_CONTEXT)}
     return check_reader(upload, headers, secure=secure)
 
 

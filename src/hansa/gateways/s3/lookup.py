@@ -47,11 +47,11 @@ def present(call: Call, version: Version | None, id: str) -> Version:
 
 def absent(call: Call, id: str) -> S3Error:
     """What is said of nothing: that it is not there, to those who may list; to all others no more than no."""
-    if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket"):
+    if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket", prefix=call.key):
         return S3Error.of("AccessDenied")
     if id:
         return S3Error.of("NoSuchVersion", Key=call.key, VersionId=id)
-    return S3Error.of("NoSuchKey", Key=call.key)
+    return S3Error.of("NoSuchKey", Key=call.key).with_headers({"x-amz-delete-marker": "false"})
 
 
 def _marked(call: Call, marker: Version, id: str) -> S3Error:

@@ -6,6 +6,7 @@ HEAD and GET are one: they differ in what is sent. Conditions come before ranges
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from hansa.gateways.s3 import encryptionrules
 from hansa.gateways.s3.answers import Answer
@@ -16,7 +17,7 @@ from hansa.gateways.s3.heads import checksum_headers, object_headers, overrides
 from hansa.gateways.s3.lookup import seen
 from hansa.gateways.s3.ranges import Span, read_range
 from hansa.gateways.s3.writing import expiration
-from hansa.objectindex.records import Checksum, Facts, Version
+from hansa.objectindex.records import Facts, Version
 
 PARTS_MAX = 10_000
 
@@ -39,8 +40,8 @@ async def get_object(call: Call) -> Answer:
     else:
         answer.status = 206
         found["content-range"] = span.content_range(version.size)
-    if request.header("x-amz-checksum-mode").upper() == "ENABLED" and answer.status == 200:
-        found |= checksum_headers(facts)
+    if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
+        found |= _checksums(call, facts, whole=answer.status == 200)
     answer.extend(found | asked)
     answer.length = span.length
     if request.method == "GET" and span.length:
@@ -80,9 +81,13 @@ def _part(text: str, version: Version, found: dict[str, str]) -> Span:
     raise S3Error.of("InvalidPart", f"The object has no part {number}.")
 
 
-def part_checksum(facts: Facts, number: int) -> Checksum | None:
-    """The checksum of one part, as it was uploaded."""
-    if facts.checksum is None:
-        return None
-    piece = next((piece for piece in facts.pieces if piece.number == number and piece.checksum), None)
-    return Checksum(facts.checksum.algorithm, piece.checksum) if piece is not None else None
+def _checksums(call: Call, facts: Facts, *, whole: bool) -> dict[str, str]:
+    """That of the object with the whole of it, that of a part with a part; none with a range."""
+    checksum, number = facts.checksum, call.field("partNumber")
+    if checksum is None or (whole and number is None):
+        return checksum_headers(checksum)
+    if number is None:
+        return {}
+    piece = next((piece for piece in facts.pieces if str(piece.number) == number), None)
+    value = piece.checksum if piece is not None and facts.multipart else checksum.value
+    return checksum_headers(replace(checksum, value=value))

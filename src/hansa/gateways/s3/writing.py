@@ -15,12 +15,12 @@ from hansa.gateways.s3 import encryptionrules, lifecycle, locks, replication
 from hansa.gateways.s3.conditions import WriteConditions
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.grants import new_object_acl
-from hansa.gateways.s3.heads import checksum_headers, kept_headers, metadata, storage_class, version_header
+from hansa.gateways.s3.heads import checksum_headers, kept_headers, metadata, storage_class
 from hansa.gateways.s3.intake import Sealing
 from hansa.gateways.s3.permission import TAGGING, allow
 from hansa.gateways.s3.tagging import tags_in_header
 from hansa.objectindex.port import Check
-from hansa.objectindex.records import Facts, Lock, NewVersion, Piece, Upload, Version, Written
+from hansa.objectindex.records import Facts, Lock, NewVersion, Piece, Upload, Version, Versioning, Written
 
 VERSION_ID_BYTES = 24
 
@@ -149,8 +149,9 @@ def written_headers(call: Call, version: Version) -> dict[str, str]:
     """What a writer is told of what was written."""
     facts = version.facts
     found = {"etag": f'"{version.etag}"'}
-    found |= version_header(version, call.bucket.versioning)
-    found |= checksum_headers(facts) | encryptionrules.headers_of(facts.encryption)
+    if call.bucket.versioning is Versioning.ENABLED:
+        found["x-amz-version-id"] = version.id
+    found |= checksum_headers(facts.checksum) | encryptionrules.headers_of(facts.encryption)
     return found | expiration(call, version)
 
 
