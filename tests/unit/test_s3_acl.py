@@ -188,6 +188,9 @@ def test_an_enforced_owner_refuses_acls_that_say_something() -> None:
         with refused("AccessControlListNotSupported"):
             check_allowed(E, {"x-amz-acl": word})
         check_allowed(W, {"x-amz-acl": word})
+    check_allowed(E, {"x-amz-acl": "private"}, unset=True)
+    with refused("AccessControlListNotSupported"):
+        check_allowed(E, {"x-amz-acl": "public-read"}, unset=True)
     with refused("AccessControlListNotSupported"):
         check_allowed(E, {"x-amz-acl": "bucket-owner-full-control", "x-amz-grant-read": "id=alt-id"})
 

@@ -37,7 +37,7 @@ def new_object_acl(call: Call, headers: Mapping[str, str]) -> tuple[Person, tupl
     access = call.known.access
     ownership, owner = access.ownership, access.acl.owner
     if acl.carries_acl(headers):
-        acl.check_allowed(ownership, headers)
+        acl.check_allowed(ownership, headers, unset="objectOwnership" not in call.bucket.spec)
     if ownership is Ownership.ENFORCED:
         return owner, ()
     identity = call.identity
