@@ -5,7 +5,11 @@ A driver runs transactions (`write`) and reads beside them (`read`). Reads see w
 
 from __future__ import annotations
 
+import itertools
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -31,7 +35,8 @@ from hansa.objectindex.records import (
     Versioning,
     Written,
 )
-from hansa.objectindex.steps import Asked, Transaction
+from hansa.objectindex.steps import Asked, Nearly
+from hansa.objectindex.transaction import Transaction, bucket_owner, project_owner
 from hansa.store.locks import number
 
 T = TypeVar("T")
@@ -41,6 +46,7 @@ NEWEST: Final = 1 << 62
 
 
 class Driver(Protocol):
+    alone: bool  # transactions come one after the other, and nobody needs names
     batch_min: int  # rows of a listing that one question costs little more than none
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
@@ -57,35 +63,37 @@ class SqlObjectIndex:
 
     def __init__(self, driver: Driver, clock: Clock) -> None:
         self._driver, self._clock = driver, clock
-        self._reading = _Reading(driver)
+        self._new_ref = _Refs()
 
     # -- objects ----------------------------------------------------------------------------
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
         if id:
-            return await steps.version(self._reading, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await steps.version(self._reading, sql.READ_LATEST, bucket=bucket, key=encoded(key))
+            return await steps.version(self._driver.read, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await steps.version(self._driver.read, sql.READ_LATEST, bucket=bucket, key=encoded(key))
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
-        return await self._write(_key(new.bucket, new.key), lambda tx: steps.publish(tx, asked, new, versioning))
+        asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
+        return await self._counted(
+            _key(new.bucket, new.key), asked, lambda tx, asked: steps.publish(tx, asked, new, versioning)
+        )
 
     async def lay_marker(
         self, new: NewVersion, versioning: Versioning, *, project: str, check: Check | None = None,
         events: Sequence[str] = (),
     ) -> Removed:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), UNLIMITED, check, events)
+        asked = self._asked(new.bucket, encoded(new.key), project, UNLIMITED, check, events)
         return await self._write(_key(new.bucket, new.key), lambda tx: steps.lay_marker(tx, asked, new, versioning))
 
     async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:
-        asked = Asked(bucket, encoded(key), project, self._clock.now(), UNLIMITED, check)
+        asked = self._asked(bucket, encoded(key), project, UNLIMITED, check)
         return await self._write(_key(bucket, key), lambda tx: steps.remove(tx, asked, id))
 
     async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
-        asked = Asked(bucket, encoded(key), "", self._clock.now())
+        asked = self._asked(bucket, encoded(key), "")
         return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change))
 
     async def list(
@@ -145,7 +153,7 @@ class SqlObjectIndex:
     # -- multipart --------------------------------------------------------------------------
 
     async def begin(self, upload: Upload, *, project: str) -> None:
-        asked = Asked(upload.bucket, encoded(upload.key), project, self._clock.now())
+        asked = self._asked(upload.bucket, encoded(upload.key), project)
         await self._write([(_bucket(upload.bucket), False)], lambda tx: steps.begin(tx, asked, upload))
 
     async def upload(self, bucket: str, id: str) -> Upload | None:
@@ -178,9 +186,9 @@ class SqlObjectIndex:
         return UploadListing(uploads, tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
 
     async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = UNLIMITED) -> bool:
-        asked = Asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, self._clock.now(), limits)
+        asked = self._asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, limits)
         names = [(_upload(part.upload), False), (number("s3 part", part.upload, str(part.piece.number)), True)]
-        return await self._write(names, lambda tx: steps.put_part(tx, asked, part))
+        return await self._counted(names, asked, lambda tx, asked: steps.put_part(tx, asked, part))
 
     async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
         rows = await self._driver.read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
@@ -190,9 +198,9 @@ class SqlObjectIndex:
         self, upload: str, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written | None:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
+        asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
         names = [*_key(new.bucket, new.key), (_upload(upload), True)]
-        return await self._write(names, lambda tx: steps.complete(tx, asked, upload, new, versioning))
+        return await self._counted(names, asked, lambda tx, asked: steps.complete(tx, asked, upload, new, versioning))
 
     async def completed(self, bucket: str, upload: str) -> Version | None:
         since = self._clock.now() - steps.COMPLETED_S
@@ -200,7 +208,7 @@ class SqlObjectIndex:
         return await self.get(bucket, rows[0][0].decode(), rows[0][1]) if rows else None
 
     async def abort(self, bucket: str, upload: str, *, project: str) -> bool:
-        asked = Asked(bucket, upload.encode(), project, self._clock.now())
+        asked = self._asked(bucket, upload.encode(), project)
         return await self._write([(_upload(upload), True)], lambda tx: steps.abort(tx, asked, upload))
 
     # -- buckets ----------------------------------------------------------------------------
@@ -217,10 +225,13 @@ class SqlObjectIndex:
         return float(rows[0][0]) if rows else None
 
     async def held(self, bucket: str) -> Held:
-        return await steps.held(self._reading, steps.bucket_owner(bucket))
+        return await self._held(bucket_owner(bucket))
 
     async def held_by(self, project: str) -> Held:
-        return await steps.held(self._reading, steps.project_owner(project))
+        return await self._held(project_owner(project))
+
+    async def _held(self, owner: str) -> Held:
+        return Held(*[int(count) for count in (await self._driver.read(sql.HELD, owner=owner))[0]])
 
     # -- keeping house ----------------------------------------------------------------------
 
@@ -278,6 +289,23 @@ class SqlObjectIndex:
     async def close(self) -> None:
         await self._driver.close()
 
+    def _asked(
+        self, bucket: str, key: bytes, project: str, limits: Limits = UNLIMITED, check: Check | None = None,
+        events: Sequence[str] = (),
+    ) -> Asked:  # fmt: skip
+        now, alone = self._clock.now(), self._driver.alone
+        return Asked(bucket, key, project, now, self._new_ref, limits, check, events, alone)
+
+    async def _counted(
+        self, names: Names, asked: Asked, step: Callable[[Transaction, Asked], Awaitable[T]]
+    ) -> T:  # fmt: skip
+        """A write that limits may refuse: near one of them it counts alone."""
+        try:
+            return await self._write(names, lambda tx: step(tx, asked))
+        except Nearly:
+            alone = replace(asked, alone=True)
+            return await self._write(names, lambda tx: step(tx, alone))
+
     async def _write(self, names: Names, work: Callable[[Transaction], Awaitable[T]]) -> T:
         return await self._driver.write(work, sorted(names))
 
@@ -292,19 +320,15 @@ async def _raise_floor(tx: Transaction, now: float) -> float:
     return latest
 
 
-class _Reading:
-    """Reads as the steps ask for them."""
+class _Refs:
+    """Numbers of rows of inline bytes, nearly in order: so new rows lie together. Microseconds, and twelve bits that
+    keep processes apart; should two of them meet after all, the second write is refused, and tried again."""
 
-    alone, slots = True, 1
+    def __init__(self) -> None:
+        self._count = itertools.count(secrets.randbits(12))
 
-    def __init__(self, driver: Driver) -> None:
-        self.all = driver.read
-
-    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
-        raise NotImplementedError("reading writes nothing")
-
-    async def hold(self, name: int, *, alone: bool) -> None:
-        raise NotImplementedError("reading holds nothing")
+    def __call__(self) -> int:
+        return time.time_ns() // 1000 << 12 | next(self._count) & 0xFFF
 
 
 def _key(bucket: str, key: str) -> list[tuple[int, bool]]:

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from hansa.errors import Bug, HansaError, Retry
+from hansa.objectindex import transaction
 from hansa.objectindex.index import Names
 from hansa.objectindex.migrate import migrate_sqlite
 from hansa.objectindex.order import Row
-from hansa.objectindex.steps import Transaction
+from hansa.objectindex.records import Held
+from hansa.objectindex.transaction import Counts, Looked, Make, Project, Transaction
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[Any]]
@@ -41,6 +43,7 @@ OWN_FAULTS: Final = (
 
 
 class SqliteDriver:
+    alone = True
     batch_min = 2
 
     def __init__(self, path: Path | str) -> None:
@@ -173,8 +176,6 @@ class SqliteDriver:
 class _Transaction:
     """Statements of the open transaction; nothing here ever really waits."""
 
-    alone, slots = True, 1
-
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
@@ -184,8 +185,17 @@ class _Transaction:
     async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
         self._connection.executemany(statement, rows)
 
-    async def hold(self, name: int, *, alone: bool) -> None:
-        """All is held already."""
+    async def look(self, bucket: str, key: bytes, project: Project | None) -> Looked:
+        return await transaction.look(self, bucket, key, project)
+
+    async def room(self, project: Project) -> Held:
+        return await transaction.held(self, transaction.project_owner(project.uid))
+
+    async def make(self, new: Make) -> int:
+        return await transaction.make(self, new)
+
+    async def count(self, bucket: str, key: bytes, project: str, counts: Counts) -> None:
+        await transaction.count(self, bucket, project, counts, slot=0)
 
 
 class _Turns:
