@@ -26,6 +26,7 @@ async def get_object(call: Call) -> Answer:
     asked = overrides(call.request.fields, signed=call.signed is not None)
     version = await seen(call)
     facts, request = version.facts, call.request
+    part = _part(call, version)
     key = encryptionrules.check_reader(facts.encryption, request.headers, secure=request.secure)
     answer = Answer(200)
     found = object_headers(version, call.bucket.versioning)
@@ -34,12 +35,14 @@ async def get_object(call: Call) -> Answer:
     if call.known.lifecycle:
         found |= expiration(call, version)
     check_read(request.headers, version.etag, version.modified, told=found)
-    span = _span(call, version, found)
-    if span is None:
+    span = part if part is not None else _range(request.headers.get("range"), version.size)
+    if span is None or not span.length:
         span = Span(0, version.size)
     else:
         answer.status = 206
         found["content-range"] = span.content_range(version.size)
+        if part is not None and facts.multipart:
+            found["x-amz-mp-parts-count"] = str(facts.multipart)
     if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
         found |= _checksums(call, facts, whole=answer.status == 200)
     answer.extend(found | asked)
@@ -53,29 +56,29 @@ def _content(call: Call, version: Version, span: Span, key: bytes | None) -> Asy
     return call.gateway.content.read(call.known.place, version, span.start, span.length, customer_key=key)
 
 
-def _span(call: Call, version: Version, found: dict[str, str]) -> Span | None:
-    """The bytes that are asked for; None: all of them. Raises InvalidRange, InvalidPart, InvalidRequest."""
-    number, wish = call.field("partNumber"), call.request.headers.get("range")
-    if number is not None:
-        if wish is not None:
-            raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
-        return _part(number, version, found)
-    return read_range(wish, version.size) if wish is not None else None
+def _range(wish: str | None, size: int) -> Span | None:
+    """The bytes that are asked for; None: all of them. Raises InvalidRange."""
+    return read_range(wish, size) if wish is not None else None
 
 
-def _part(text: str, version: Version, found: dict[str, str]) -> Span:
-    """The bytes of one part, and how many there are. An object that was put whole has one part, the first."""
-    if not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
+def _part(call: Call, version: Version) -> Span | None:
+    """The bytes of the part that is asked for, if one is. An object that was put whole has one part, the first.
+
+    Raises InvalidArgument, InvalidPart, InvalidRequest for a part and a range.
+    """
+    text = call.field("partNumber")
+    if text is None:
+        return None
+    if "range" in call.request.headers:
+        raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
         raise S3Error.argument("partNumber", text, f"must be 1 to {PARTS_MAX}")
     number, facts = int(text[:6]), version.facts
-    if not facts.multipart:
-        if number != 1:
-            raise S3Error.of("InvalidPart", f"The object has one part, not {number}.")
+    if not facts.multipart and number == 1:
         return Span(0, version.size)
     at = 0
-    for piece in facts.pieces:
+    for piece in facts.pieces if facts.multipart else ():
         if piece.number == number:
-            found["x-amz-mp-parts-count"] = str(facts.multipart)
             return Span(at, piece.size)
         at += piece.size
     raise S3Error.of("InvalidPart", f"The object has no part {number}.")
