@@ -39,6 +39,12 @@ def allow(call: Call, *, version: Version | None = None, action: str = "", key: 
     call.decided = True
 
 
+def refusal(call: Call) -> S3Error:
+    """What is said of a key that is not there to who may not know it: the words that one which is there is refused with."""
+    decision = decide_s3(_question(call, None, call.operation.action_for(call.request.fields), call.key, ()))
+    return decision.error() if isinstance(decision, Denied) else S3Error.of("AccessDenied")
+
+
 def may(call: Call, action: str, *, version: Version | None = None, key: str = "", prefix: str = "") -> bool:
     """The same question about something besides: it decides nothing about the call itself. `prefix`: of a listing."""
     ask = _question(call, version, action, key, ())
