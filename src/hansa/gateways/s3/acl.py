@@ -197,7 +197,7 @@ def _grant(grantee: Grantee, permission: str, people: People) -> AclGrant:
 def _limited(grants: Sequence[AclGrant]) -> tuple[AclGrant, ...]:
     if len(grants) > GRANTS_MAX:
         raise S3Error.of("MalformedACLError", f"AccessControlList: takes at most {GRANTS_MAX} grants.")
-    return tuple(grants)
+    return tuple(sorted(grants, key=lambda grant: grant.grantee not in GROUPS))  # groups first, as elsewhere
 
 
 # -- ownership ------------------------------------------------------------------------------------
