@@ -51,6 +51,12 @@ class Driver(Protocol):
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
 
+    async def rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int
+    ) -> Sequence[Row] | None:
+        """Rows of `LIST` and, without an order, common prefixes, worked out by the database; None: fetch batches."""
+        ...
+
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         """One transaction, durable when it returns. `work` may run more than once."""
         ...
@@ -105,13 +111,24 @@ class SqlObjectIndex:
 
         high = successor(encoded(prefix))
         low = order.first_key(encoded(after), encoded(prefix), encoded(delimiter))
-        found = await self._page(fetch, low, None, prefix, delimiter, limit)
+        found = await self._rolled(bucket, low, high, prefix, delimiter, limit) if delimiter else None
+        if found is None:
+            found = await self._page(fetch, low, None, prefix, delimiter, limit)
         shown = documents.shown_facts
         versions = [
             Version(bucket, key.decode(), id, ord, True, False, size, etag, modified, shown(facts))
             for key, ord, size, etag, modified, id, facts in found.rows
         ]
         return Listing(tuple(versions), tuple(found.prefixes), found.last.decode(), "", found.truncated)
+
+    async def _rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: str, delimiter: str, limit: int
+    ) -> Found | None:
+        most = min(limit, LIST_MAX)
+        rows = await self._driver.rolled(
+            bucket, low, high, encoded(prefix), encoded(delimiter), most + 1 if most else 0
+        )
+        return None if rows is None else order.rolled(rows, most)
 
     async def list_versions(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", after_id: str = "",

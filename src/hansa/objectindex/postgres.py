@@ -89,6 +89,9 @@ class PostgresDriver:
         values = [parameters[name] for name in names]
         if any(isinstance(value, str) and "\0" in value for value in values):
             return []  # no text here has it, so nothing of that name can be there
+        return await self._asked(text, values)
+
+    async def _asked(self, text: str, values: Sequence[Any]) -> Sequence[Row]:
         for last in (False, True):
             async with self._connection() as connection:
                 try:
@@ -97,6 +100,12 @@ class PostgresDriver:
                     if last or not _is_broken(connection):
                         raise told(error, self._where) from error
         raise AssertionError
+
+    async def rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int
+    ) -> Sequence[Row]:
+        """One question, where batches would take one for each folder."""
+        return await self._asked(_ROLLED, [bucket, low, high, len(prefix), delimiter, limit])
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         try:
@@ -198,6 +207,7 @@ class _Transaction:
             raise Bug("the database refused a value of ours", detail=type(error).__name__) from error
 
 
+_ROLLED: Final = "select * from s3_rolled($1, $2, $3, $4, $5, $6)"
 _LOOK: Final = "select * from s3_look($1, $2, $3, $4, $5)"
 _ROOM: Final = "select * from s3_room($1, $2, $3)"
 _MAKE: Final = f"select s3_make({', '.join(f'${n}' for n in range(1, 27))})"

@@ -75,6 +75,9 @@ class SqliteDriver:
         except sqlite3.Error as error:
             raise Retry("the object index does not answer", detail=str(error)) from error
 
+    async def rolled(self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int) -> None:
+        """Batches cost nothing here."""
+
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         """`names` are of no use here: transactions come one after the other."""
         if self._closed:

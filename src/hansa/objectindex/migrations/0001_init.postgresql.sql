@@ -76,3 +76,32 @@ begin
     upload_bytes = h.upload_bytes + excluded.upload_bytes, uploads = h.uploads + excluded.uploads;
   return made;
 end $$;
+
+-- A page of current keys from `low` up to `high`, rolled up at the delimiter behind the first `skip` bytes: one look
+-- into the index an entry, however many keys a common prefix hides. A common prefix has no `ord`.
+create function s3_rolled(in_bucket text, low bytea, high bytea, skip integer, delimiter bytea, at_most bigint)
+returns table (name bytea, ord bigint, size bigint, etag text, modified double precision, id text, shown text)
+language plpgsql stable as $$
+declare
+  entry record;
+  at integer;
+begin
+  for n in 1 .. at_most loop
+    select v.key, v.ord, v.size, v.etag, v.modified, v.id, v.shown into entry from s3_versions v
+     where v.bucket = in_bucket and v.key >= low and v.key < high and v.latest = 1 and v.marker = 0
+     order by v.key limit 1;
+    exit when not found;
+    at := position(delimiter in substr(entry.key, skip + 1));
+    if at > 0 then
+      name := substr(entry.key, 1, skip + at - 1 + length(delimiter));
+      ord := null; size := null; etag := null; modified := null; id := null; shown := null;
+      low := set_byte(name, length(name) - 1, get_byte(name, length(name) - 1) + 1);
+    else
+      name := entry.key;
+      ord := entry.ord; size := entry.size; etag := entry.etag; modified := entry.modified;
+      id := entry.id; shown := entry.shown;
+      low := entry.key || '\x00';
+    end if;
+    return next;
+  end loop;
+end $$;
