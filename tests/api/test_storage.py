@@ -204,6 +204,12 @@ ONE_RULE: dict[str, Any] = {"id": "r", "expireCurrentVersion": {"days": 1}}
         ({"lifecyclePolicy": {"rules": [{**ONE_RULE, "filter": {"tag": [{"key": "a"}, {"key": "a"}]}}]}},
          "spec.lifecyclePolicy.rules[0].filter.tag"),
         ({"policy": "x" * 20_481}, "spec.policy"),
+        ({"policy": "nonsense"}, "spec.policy"),
+        ({"policy": {"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::other/*"}}},
+         "spec.policy: Statement[0].Resource"),
+        ({"cors": {"rules": [{"allowedMethods": ["GET"], "allowedOrigins": ["*"], "exposeHeaders": ["a\r\nb: c"]}]}},
+         "spec.cors"),
+        ({"tags": [{"key": "aws:x", "value": "1"}]}, "spec.tags"),
         ({"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]}, "spec.tags"),
         ({"cors": {"rules": [{"allowedMethods": ["GET"], "allowedOrigins": ["*.*"]}]}}, "spec.cors.rules[0].allowedOrigins"),
         ({"encryption": {"algorithm": "AES256", "key": "k"}}, "spec.encryption"),
@@ -520,7 +526,7 @@ async def test_nobody_makes_an_account_for_buckets_that_they_cannot_read(talk: T
     await bucket(talk, "mine")
     await bucket(talk, "other")
     accounts = talk.at("bucketServiceAccounts", STORAGE)
-    only = [f"/storage/projects/demo/regions/*/{what}" for what in ("buckets/mine", "bucketServiceAccounts/*")]
+    only = [f"/storage/projects/demo/regions/*/{what}" for what in ("*/mine", "bucketServiceAccounts/*")]
     _, somebody = await with_roles(cloud, talk, "storageOperator", resources=only)
     assert (
         await somebody.call("POST", accounts, {"metadata": {"id": "a"}, "spec": {"buckets": ["mine"]}})

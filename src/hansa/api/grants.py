@@ -15,12 +15,14 @@ from hansa.clock import Ids
 from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound
 from hansa.kinds.bindings import ROLE, BoundRole, PermissionSet, RoleBinding, grants_scope, id_for
+from hansa.kinds.compute import CustomDiskImage
 from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
+from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Condition, Key
-from hansa.kinds.storage import BucketServiceAccount, S3Key
-from hansa.policy.access import ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
+from hansa.kinds.storage import Bucket, BucketServiceAccount, S3Key
+from hansa.policy.access import OBJECTS, ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
 from hansa.policy.decide import decide
-from hansa.policy.keys import as_bucket_account, reach
+from hansa.policy.keys import as_bucket_account, objects_in, reach
 from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
 from hansa.store.port import Claim, Create, LinkTo, Reserve, Store, Write
 
@@ -48,12 +50,23 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
         await check_key(gate, caller, it)
     if isinstance(it, BucketServiceAccount):
         await check_holds(gate, caller, as_bucket_account(it).grants)
+    if isinstance(it, CustomDiskImage) and before is None:
+        await check_reads(gate, caller, it)
 
 
 async def check_key(gate: Gate, caller: Caller, it: S3Key) -> None:
     """Who makes or turns a key holds as much as it reaches. Raises Forbidden, Invalid for a role that is none."""
     _check_named(it.spec.roles or (), it.key.scope)
     await check_holds(gate, caller, reach(it))
+
+
+async def check_reads(gate: Gate, caller: Caller, it: CustomDiskImage) -> None:
+    """A disk shows what is in its image: who makes one may read the bucket. Raises Forbidden."""
+    bucket = full_ref(it.spec.source.bucket_ref, (Bucket.kind,), it.key.scope)
+    ref = objects_in(bucket)
+    project, name = it.key.project or "", ref.rpartition("/")[2]
+    subject = Subject(OBJECTS, name, project, await gate.organization_of(project), ref=ref)
+    gate.refuse(decide(caller, Act.READ, subject, Rules()), subject)
 
 
 async def check_import(gate: Gate, caller: Caller, it: AnyResource) -> None:
