@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from functools import partial
 
-from hansa.control.bucketdocuments import check_documents
 from hansa.control.machine_parts import forbidden_territories
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
@@ -96,7 +95,6 @@ def _check_mode(old: BucketSpec, new: BucketSpec) -> None:
 
 async def _check(bucket: Bucket, world: World) -> None:
     """Rules that need more than the fields. Raises Invalid, Forbidden."""
-    check_documents(bucket)
     world.judge_bucket(bucket)
     for number, rule in enumerate(bucket.spec.replication.rules if bucket.spec.replication else ()):
         await _check_replication(bucket, rule, f"spec.replication.rules[{number}].destination", world)

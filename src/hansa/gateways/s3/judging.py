@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hansa.errors import Invalid
-from hansa.gateways.s3 import bucketpolicy, cors, encryptionrules, publicaccess
+from hansa.gateways.s3 import bucketpolicy, cors, encryptionrules, publicaccess, tagging
 from hansa.gateways.s3.errors import S3Error
 from hansa.kinds.storage import Bucket, policy_bytes
 
@@ -20,6 +20,7 @@ def judge(bucket: Bucket) -> None:
         ("policy", lambda: _policy(bucket)),
         ("cors", lambda: cors.check_rules(cors.rules_from(spec.get("cors")))),
         ("encryption", lambda: _encryption(bucket)),
+        ("tags", lambda: tagging.bucket_tags((tag.key, tag.value) for tag in bucket.spec.tags or ())),
     )
     for part, check in rules:
         if spec.get(part) is None:
