@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -37,7 +36,15 @@ COUNTS = {
     (4 * KIB, 1): 2000, (4 * KIB, 16): 8000, (MIB, 1): 200, (MIB, 16): 480, (64 * MIB, 1): 8, (64 * MIB, 16): 16,
     (GIB, 1): 2,
 }  # fmt: skip
-PUTS = {(4 * KIB, 1): 300, (4 * KIB, 16): 6000, (MIB, 1): 48, (MIB, 16): 192, (64 * MIB, 1): 6, (64 * MIB, 16): 16, (GIB, 1): 1}
+PUTS = {
+    (4 * KIB, 1): 300,
+    (4 * KIB, 16): 6000,
+    (MIB, 1): 48,
+    (MIB, 16): 192,
+    (64 * MIB, 1): 6,
+    (64 * MIB, 16): 16,
+    (GIB, 1): 1,
+}
 NAMES = {4 * KIB: "4 KiB", MIB: "1 MiB", 64 * MIB: "64 MiB", GIB: "1 GiB"}
 KEYS, PAGE, PAGES = 100_000, 1000, 300
 PSS_MIB_MAX = 300
@@ -129,7 +136,7 @@ class _Bench:
     def size(self, size: int) -> Iterator[dict[str, Any]]:
         """PUT and GET of one size: the bytes of the peers' file are those that went in."""
         body = Body.of(size)
-        with (self.files / "file").open("wb") as file:
+        with (self.files / str(size)).open("wb") as file:
             for _ in range(body.times):
                 file.write(body.grain)
         clients = CLIENTS if size < GIB else (1,)
@@ -165,7 +172,7 @@ class _Bench:
             return [made[n % len(made)] for n in range(each)]
 
         def plain(peer: Peer, client: int) -> Sequence[Sent]:
-            return [plain_get("/file", peer.host, size)] * each
+            return [plain_get(f"/{size}", peer.host, size)] * each
 
         found = _load(ours.gateway, clients, presigned)
         peers = {
@@ -215,8 +222,14 @@ def _busy() -> float:
 
 def _limits(folder: Path) -> Iterator[dict[str, Any]]:
     yield {"what": "MD5, SHA-256 and AES-256-GCM on one core", "MB_per_cpu_s": round(s3peers.one_core())}
-    yield {"what": "4 KiB written and flushed, one after the other", "per_s": round(s3peers.disk_flushes(folder, 4 * KIB, 200))}
-    yield {"what": "64 MiB written and flushed", "MB_per_s": round(s3peers.disk_flushes(folder, 64 * MIB, 6) * 64 * MIB / 1e6)}
+    yield {
+        "what": "4 KiB written and flushed, one after the other",
+        "per_s": round(s3peers.disk_flushes(folder, 4 * KIB, 200)),
+    }
+    yield {
+        "what": "64 MiB written and flushed",
+        "MB_per_s": round(s3peers.disk_flushes(folder, 64 * MIB, 6) * 64 * MIB / 1e6),
+    }
     wall, cpu = s3peers.group_commits(folder, 4 * KIB, 16)
     yield {"what": "4 KiB rows of a bare SQLite, 16 a flush", "per_s": round(wall), "per_cpu_s": round(cpu)}
 
@@ -304,14 +317,19 @@ def _other() -> Iterator[dict[str, Any]]:
         peer, pair = made
         signer = Signer(pair, peer.host, "bench")
         for size, clients, count in ((4 * KIB, 16, 2000), (MIB, 16, 192), (64 * MIB, 1, 4)):
-            body = Body.of(size)
-            puts = _load(peer, clients, lambda client: [signer.put(f"{size}/{client}-{n}", body) for n in range(count // clients)])  # fmt: skip
-            gets = _load(peer, clients, lambda client: [signer.get(f"{size}/{client}-{n}", size) for n in range(count // clients)])  # fmt: skip
-            for verb, found in (("PUT", puts), ("GET", gets)):
-                yield {"what": f"{verb} {NAMES[size]} by Ceph's gateway and disk", "clients": clients,
-                       **_rates("", found, size), "load": _busy()}  # fmt: skip
+            yield from _of_other(peer, signer, size, clients, count // clients)
 
 
-if __name__ == "__main__":  # a look at one part while it is being made faster
-    for figure in run(long="--long" in sys.argv):
-        print(json.dumps(figure), flush=True)
+def _of_other(peer: Peer, signer: Signer, size: int, clients: int, each: int) -> Iterator[dict[str, Any]]:
+    body = Body.of(size)
+
+    def puts(client: int) -> Sequence[Sent]:
+        return [signer.put(f"{size}/{client}-{n}", body) for n in range(each)]
+
+    def gets(client: int) -> Sequence[Sent]:
+        return [signer.get(f"{size}/{client}-{n}", size) for n in range(each)]
+
+    for verb, requests in (("PUT", puts), ("GET", gets)):
+        rates = _rates("", _load(peer, clients, requests), size)
+        what = f"{verb} {NAMES[size]} by Ceph's gateway, disk and monitor"
+        yield {"what": what, "clients": clients, **rates, "load": _busy()}

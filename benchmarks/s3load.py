@@ -156,9 +156,9 @@ def load(port: int, servers: Sequence[int], clients: int, requests: Callable[[in
     used = cpu_s(servers) - cpu
     for worker in workers:
         worker.join()
-    wrong = [each for each in told if isinstance(each, str)]
-    assert not wrong, wrong
-    return Load(sum(done for done, _ in told), sum(size for _, size in told), max(used, 0.01), wall)
+    assert not (wrong := [each for each in told if isinstance(each, str)]), wrong
+    done = [each for each in told if isinstance(each, tuple)]
+    return Load(sum(count for count, _ in done), sum(size for _, size in done), max(used, 0.01), wall)
 
 
 def cpu_s(pids: Sequence[int]) -> float:
