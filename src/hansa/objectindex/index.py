@@ -75,8 +75,8 @@ class SqlObjectIndex:
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
         if id:
-            return await steps.version(self._driver.read, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await steps.version(self._driver.read, sql.READ_LATEST, bucket=bucket, key=encoded(key))
+            return await steps.version(self._read, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await steps.version(self._read, sql.READ_LATEST, bucket=bucket, key=encoded(key))
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
@@ -95,10 +95,14 @@ class SqlObjectIndex:
         return await self._write(_key(new.bucket, new.key), lambda tx: steps.lay_marker(tx, asked, new, versioning))
 
     async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:
+        if not _may_be(id):
+            return Removed()
         asked = self._asked(bucket, encoded(key), project, UNLIMITED, check)
         return await self._write(_key(bucket, key), lambda tx: steps.remove(tx, asked, id))
 
     async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
+        if not _may_be(id):
+            return None
         asked = self._asked(bucket, encoded(key), "")
         return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change))
 
@@ -107,7 +111,7 @@ class SqlObjectIndex:
     ) -> Listing:
         async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
             low = low if behind is None else next_key(behind[0])
-            return await self._driver.read(sql.LIST, bucket=bucket, low=low, high=high, limit=count)
+            return await self._read(sql.LIST, bucket=bucket, low=low, high=high, limit=count)
 
         high = successor(encoded(prefix))
         low = order.first_key(encoded(after), encoded(prefix), encoded(delimiter))
@@ -138,17 +142,17 @@ class SqlObjectIndex:
             rows: list[Row] = []
             if behind is not None:
                 place = {"key": behind[0], "ord": behind[1]}
-                rows += await self._driver.read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
+                rows += await self._read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
                 low = next_key(behind[0])
             if len(rows) < count:
                 span = {"low": low, "high": high}
-                rows += await self._driver.read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
+                rows += await self._read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
             return rows
 
         high = successor(encoded(prefix))
         low, behind = order.first_key(encoded(after), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after)):
-            at = await self._driver.read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
+            at = await self._read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
             behind = (encoded(after), at[0][0] if at else NEWEST)
         found = await self._page(fetch, low, behind, prefix, delimiter, limit)
         shown = documents.shown_facts
@@ -174,7 +178,7 @@ class SqlObjectIndex:
         await self._write([(_bucket(upload.bucket), False)], lambda tx: steps.begin(tx, asked, upload))
 
     async def upload(self, bucket: str, id: str) -> Upload | None:
-        rows = await self._driver.read(sql.UPLOAD, bucket=bucket, id=id)
+        rows = await self._read(sql.UPLOAD, bucket=bucket, id=id)
         return _upload_of(rows[0]) if rows else None
 
     async def uploads(
@@ -185,17 +189,17 @@ class SqlObjectIndex:
             rows: list[Row] = []
             if behind is not None:
                 place = {"key": behind[0], "started": behind[1], "id": behind[2]}
-                rows += await self._driver.read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
+                rows += await self._read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
                 low = next_key(behind[0])
             if len(rows) < count:
                 span = {"low": low, "high": high}
-                rows += await self._driver.read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
+                rows += await self._read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
             return rows
 
         high = successor(encoded(prefix))
         low, behind = order.first_key(encoded(after_key), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after_key)):
-            at = await self._driver.read(sql.UPLOAD, bucket=bucket, id=after_id)
+            at = await self._read(sql.UPLOAD, bucket=bucket, id=after_id)
             behind = (encoded(after_key), at[0][1] if at else 0.0, after_id if at else "")
         found = await self._page(fetch, low, behind, prefix, delimiter, limit)
         uploads = tuple([_upload_of(row) for row in found.rows])
@@ -203,12 +207,14 @@ class SqlObjectIndex:
         return UploadListing(uploads, tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
 
     async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = UNLIMITED) -> bool:
+        if not _may_be(part.upload):
+            return False
         asked = self._asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, limits)
         names = [(_upload(part.upload), False), (number("s3 part", part.upload, str(part.piece.number)), True)]
         return await self._counted(names, asked, lambda tx, asked: steps.put_part(tx, asked, part))
 
     async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
-        rows = await self._driver.read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
+        rows = await self._read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
         return [Part(upload, documents.piece_of(orjson.loads(piece)), modified) for piece, modified, _ in rows]
 
     async def complete(
@@ -216,15 +222,19 @@ class SqlObjectIndex:
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written | None:  # fmt: skip
         asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
+        if not _may_be(upload):
+            return None
         names = [*_key(new.bucket, new.key), (_upload(upload), True)]
         return await self._counted(names, asked, lambda tx, asked: steps.complete(tx, asked, upload, new, versioning))
 
     async def completed(self, bucket: str, upload: str) -> Version | None:
         since = self._clock.now() - steps.COMPLETED_S
-        rows = await self._driver.read(sql.COMPLETED, bucket=bucket, upload=upload, since=since)
+        rows = await self._read(sql.COMPLETED, bucket=bucket, upload=upload, since=since)
         return await self.get(bucket, rows[0][0].decode(), rows[0][1]) if rows else None
 
     async def abort(self, bucket: str, upload: str, *, project: str) -> bool:
+        if not _may_be(upload):
+            return False
         asked = self._asked(bucket, upload.encode(), project)
         return await self._write([(_upload(upload), True)], lambda tx: steps.abort(tx, asked, upload))
 
@@ -238,7 +248,7 @@ class SqlObjectIndex:
         await self._write([(_bucket(bucket), True)], lambda tx: tx.all(sql.REOPEN, bucket=bucket))
 
     async def closed_at(self, bucket: str) -> float | None:
-        rows = await self._driver.read(sql.CLOSED, bucket=bucket)
+        rows = await self._read(sql.CLOSED, bucket=bucket)
         return float(rows[0][0]) if rows else None
 
     async def held(self, bucket: str) -> Held:
@@ -247,13 +257,18 @@ class SqlObjectIndex:
     async def held_by(self, project: str) -> Held:
         return await self._held(project_owner(project))
 
+    async def _read(self, statement: str, **parameters: Any) -> Sequence[Row]:
+        if all(_may_be(value) for value in parameters.values() if isinstance(value, str)):
+            return await self._driver.read(statement, **parameters)
+        return []
+
     async def _held(self, owner: str) -> Held:
-        return Held(*[int(count) for count in (await self._driver.read(sql.HELD, owner=owner))[0]])
+        return Held(*[int(count) for count in (await self._read(sql.HELD, owner=owner))[0]])
 
     # -- keeping house ----------------------------------------------------------------------
 
     async def garbage(self, *, before: float, limit: int = 500) -> Sequence[Garbage]:
-        return [Garbage(*row) for row in await self._driver.read(sql.GARBAGE, before=before, limit=limit)]
+        return [Garbage(*row) for row in await self._read(sql.GARBAGE, before=before, limit=limit)]
 
     async def reaped(self, blobs: Sequence[str]) -> None:
         await self._write((), lambda tx: tx.many(sql.REAPED, [{"blob": blob} for blob in sorted(blobs)]))
@@ -263,23 +278,23 @@ class SqlObjectIndex:
         await self._write((), lambda tx: tx.many(sql.DISCARD_BLOB, rows))
 
     async def known(self, blobs: Sequence[str]) -> frozenset[str]:
-        rows = await self._driver.read(sql.KNOWN, blobs=documents.text(list(blobs)))
+        rows = await self._read(sql.KNOWN, blobs=documents.text(list(blobs)))
         return frozenset([row[0] for row in rows])
 
     async def blobs(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
-        rows = await self._driver.read(sql.BLOBS, after=after, limit=min(limit, LIST_MAX))
+        rows = await self._read(sql.BLOBS, after=after, limit=min(limit, LIST_MAX))
         return [row[0] for row in rows]
 
     async def walk(self, *, after: tuple[str, str, int] = ("", "", 0), limit: int = 500) -> Sequence[Version]:
         bucket, key, ord = after
         place = {"bucket": bucket, "key": encoded(key)}
-        rows: list[Row] = list(await self._driver.read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
+        rows: list[Row] = list(await self._read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
         if len(rows) < limit:
-            rows += await self._driver.read(sql.WALK, limit=limit - len(rows), **place)
+            rows += await self._read(sql.WALK, limit=limit - len(rows), **place)
         return [steps.bare(row) for row in rows]
 
     async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        rows = await self._driver.read(sql.EVENTS, what=what, after=after, limit=limit)
+        rows = await self._read(sql.EVENTS, what=what, after=after, limit=limit)
         return [Event(ord, bucket, key.decode(), id, what, at) for ord, bucket, key, id, what, at in rows]
 
     async def done(self, numbers: Sequence[int]) -> None:
@@ -294,11 +309,11 @@ class SqlObjectIndex:
         if value is not None:
             await self._write((), lambda tx: tx.all(sql.SET_NOTE, name=name, value=value))
             return value
-        rows = await self._driver.read(sql.NOTE, name=name)
+        rows = await self._read(sql.NOTE, name=name)
         return str(rows[0][0]) if rows else ""
 
     async def floor(self, now: float) -> float:
-        rows = await self._driver.read(sql.NOTE, name=_FLOOR)
+        rows = await self._read(sql.NOTE, name=_FLOOR)
         if rows and float(rows[0][0]) >= now:
             return float(rows[0][0])
         return await self._write([(number("s3 floor"), True)], lambda tx: _raise_floor(tx, now))
@@ -346,6 +361,11 @@ class _Refs:
 
     def __call__(self) -> int:
         return time.time_ns() // 1000 << 12 | next(self._count) & 0xFFF
+
+
+def _may_be(id: str) -> bool:
+    """Whether something can have this id: all of them are ours, and not every text is one that a database takes."""
+    return id.isascii() and "\0" not in id
 
 
 def _key(bucket: str, key: str) -> list[tuple[int, bool]]:

@@ -84,14 +84,11 @@ class PostgresDriver:
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]:
-        """A connection that broke meanwhile is replaced once: a read may be repeated."""
         text, names = _translated(statement)
-        values = [parameters[name] for name in names]
-        if any(isinstance(value, str) and "\0" in value for value in values):
-            return []  # no text here has it, so nothing of that name can be there
-        return await self._asked(text, values)
+        return await self._asked(text, [parameters[name] for name in names])
 
     async def _asked(self, text: str, values: Sequence[Any]) -> Sequence[Row]:
+        """A connection that broke meanwhile is replaced once: a read may be repeated."""
         for last in (False, True):
             async with self._connection() as connection:
                 try:
