@@ -5,7 +5,6 @@ HEAD and GET are one: they differ in what is sent. Conditions come before ranges
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from hansa.gateways.s3 import encryptionrules
@@ -48,12 +47,17 @@ async def get_object(call: Call) -> Answer:
     answer.extend(found | asked)
     answer.length = span.length
     if request.method == "GET" and span.length:
-        answer.stream = _content(call, version, span, key.key if key else None)
+        _fill(answer, call, version, span, key.key if key else None)
     return answer
 
 
-def _content(call: Call, version: Version, span: Span, key: bytes | None) -> AsyncIterator[bytes | memoryview]:
-    return call.gateway.content.read(call.known.place, version, span.start, span.length, customer_key=key)
+def _fill(answer: Answer, call: Call, version: Version, span: Span, key: bytes | None) -> None:
+    content, place = call.gateway.content, call.known.place
+    body = content.at_hand(place, version, span.start, span.length, customer_key=key)
+    if body is not None:
+        answer.body = body
+    else:
+        answer.stream = content.read(place, version, span.start, span.length, customer_key=key)
 
 
 def _range(wish: str | None, size: int) -> Span | None:
