@@ -137,6 +137,27 @@ async def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
         await open_index(tmp_path / "absent" / "index.db")
 
 
+class Unheard(BaseException):
+    """What nobody expects."""
+
+
+async def test_nobody_waits_for_ever_whatever_happens(tmp_path: Path) -> None:
+    index = await open_index(tmp_path / "index.db")
+
+    def check(current: Version | None) -> None:
+        raise Unheard
+
+    writes = [asyncio.create_task(put(index, f"k{n}")) for n in range(3)]
+    bad = asyncio.create_task(index.publish(new("bad"), Versioning.NEVER, project="p", check=check))
+    results = await asyncio.wait_for(asyncio.gather(*writes, bad, return_exceptions=True), 5)
+    assert all(isinstance(result, Retry) for result in results)
+    driver: Any = index._driver
+    assert isinstance(driver._flusher.exception(), Unheard)
+    await put(index, "after")
+    assert [v.key for v in (await index.list("b")).versions] == ["after"]
+    await index.close()
+
+
 # -- either -------------------------------------------------------------------------------------
 
 

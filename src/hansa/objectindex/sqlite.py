@@ -32,6 +32,7 @@ GROUP_MAX: Final = 64  # writes that share one flush
 OPEN_BUSY_MS: Final = 10_000  # others may be bringing the schema up to date
 TURN_S: Final = 10.0  # for this process's turn to write
 LOOK_S: Final = 0.001
+CACHE_KIB: Final = 32 * 1024  # of each of the two connections
 OWN_FAULTS: Final = (
     ArithmeticError,
     AssertionError,
@@ -93,7 +94,7 @@ class SqliteDriver:
         while self._queue:
             try:
                 await self._begin()
-            except (sqlite3.Error, HansaError) as error:
+            except (sqlite3.Error, OSError, HansaError) as error:
                 self._abandon(self._taken(), error)
                 continue
             await self._group(self._taken())
@@ -125,6 +126,9 @@ class SqliteDriver:
         except sqlite3.Error as error:
             self._abandon(group, error)
             return
+        except BaseException as error:  # nobody waits for ever, whatever it was
+            self._abandon(group, error)
+            raise
         finally:
             if self._turns is not None:
                 self._turns.give_back()
@@ -153,7 +157,7 @@ class SqliteDriver:
         self._writer.execute("rollback to one")
         self._writer.execute("release one")
 
-    def _abandon(self, group: Sequence[tuple[Work, asyncio.Future[Any]]], error: Exception) -> None:
+    def _abandon(self, group: Sequence[tuple[Work, asyncio.Future[Any]]], error: BaseException) -> None:
         """Disk full, locked, or I/O: nothing of the group is kept, and everybody is told to try again."""
         with contextlib.suppress(sqlite3.Error):  # whoever comes next finds out
             if self._writer.in_transaction:
@@ -242,4 +246,5 @@ def _lock_file(database: Path, suffix: str) -> int:
 def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.execute(f"pragma busy_timeout={OPEN_BUSY_MS}")
+    connection.execute(f"pragma cache_size=-{CACHE_KIB}")
     return connection
