@@ -60,7 +60,7 @@ from hansa.observe import observe_server
 from hansa.sealing import Sealer
 from hansa.store.open import open_reader
 from hansa.store.port import Store
-from hansa.storing import open_blobs, open_index
+from hansa.storing import claim, open_blobs, open_index
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -143,6 +143,7 @@ async def build_s3(settings: Settings) -> S3:
     await follower.load()
     index = await open_index(settings, clock)
     blobs = await open_blobs(settings)
+    await claim(index, blobs, ids)
     api = ApiClient(partial(api_place, settings))
     name = ids.token()[:12]
 

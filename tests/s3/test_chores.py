@@ -243,7 +243,7 @@ async def test_a_running_gateway_does_all_its_duties(world: World) -> None:
         running.cancel()
         await asyncio.wait((running,))
     assert await world.keys(bucket) == []
-    assert {duty.name for duty in chores.duties} == {"lifecycle", "replication", "garbage", "orphans", "scrub"}
+    assert {duty.name for duty in chores.duties} == {"lifecycle", "replication", "garbage", "orphans"}
 
 
 def test_short_days_are_looked_at_often() -> None:

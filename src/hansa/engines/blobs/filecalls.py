@@ -94,6 +94,11 @@ def has_nameless_files(root: Path) -> bool:
     return True
 
 
+def private(path: str, flags: int) -> int:
+    """An opener of files for their owner alone."""
+    return os.open(path, flags | os.O_NOFOLLOW, MODE)
+
+
 def make_root(root: Path, inside: str) -> int:
     """The folder of a store, with one folder inside, there and durable; a descriptor of it. Raises OSError."""
     (root / inside).mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ really holds is not known then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -31,6 +32,7 @@ from hansa.engines.blobs.filecalls import (
     has_nameless_files,
     make_root,
     path_of,
+    private,
     sweep,
     told,
 )
@@ -46,6 +48,7 @@ FLUSHERS: Final = 8  # flushes at the same time: the file system's journal makes
 SUSPECT_S: Final = 10.0  # nothing is written so long after a failed flush
 CAPACITY_S: Final = 1.0  # so old may a look at the free room be
 ALLOCATED_MIN: Final = 1 << 20  # room for less is not taken beforehand: it would cost more than it saves
+OWNER: Final = "owner"  # a file that says whose store it is
 TMP: Final = "tmp"  # for file systems that have no files without a name
 
 
@@ -209,6 +212,25 @@ class FileBlobs:
             return sorted(blobs_in(self.root / shelf), key=lambda blob: blob.id)
         except OSError as error:
             raise told(error, "the store cannot be looked at") from error
+
+    async def claim(self, owner: str) -> str:
+        return await self.thread(self._claim, owner)
+
+    def _claim(self, owner: str) -> str:
+        """A file that appears whole, and once."""
+        draft, mark = self.root / TMP / f"{OWNER}-{owner}", self.root / OWNER
+        try:
+            with open(draft, "w", opener=private) as file:
+                file.write(owner)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                mark.hardlink_to(draft)
+            draft.unlink()
+            flush_folder(self.calls, self.folder, ".")
+            return mark.read_text()
+        except OSError as error:
+            raise told(error, "the folder of the store cannot be used") from error
 
     async def capacity(self) -> Capacity:
         """The reserve is taken off what is free."""

@@ -12,14 +12,11 @@ from hansa.gateways.s3.lifecycle import DAY_S
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.reaping import Reaping
 from hansa.gateways.s3.replicating import Replicating
-from hansa.gateways.s3.scrub import Scrub
-from hansa.gateways.s3.segments import Place
 
 HOUR_S = 3600.0
 GARBAGE_S = 60.0
 ORPHANS_S = 24 * HOUR_S
 REPLICATION_S = 2.0
-SCRUB_S = 7 * 24 * HOUR_S
 
 
 def chores_of(
@@ -39,20 +36,9 @@ def chores_of(
         Duty("replication", REPLICATION_S, Replicating(gateway, touched=touched).work),
         Duty("garbage", GARBAGE_S, reaping.work),
         Duty("orphans", ORPHANS_S, reaping.find_orphans),
-        Duty("scrub", SCRUB_S, scrub_of(gateway, blobs).work),
         *more,
     )
     return Chores(gateway.index, gateway.clock, gateway.ids, duties)
-
-
-def scrub_of(gateway: Gateway, blobs: BlobEngine) -> Scrub:
-    """For the duty, and for an operator who asks for a round now."""
-
-    def place_of(uid: str) -> Place | None:
-        view = gateway.directory.bucket_by_uid(uid)
-        return None if view is None else gateway.buckets.of(view).place
-
-    return Scrub(gateway.index, blobs, gateway.content.keyring, place_of, gateway.clock)
 
 
 def lifecycle_every(day_s: float) -> float:
