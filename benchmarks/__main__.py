@@ -1,15 +1,18 @@
-"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota ...]`."""
+"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota|stored|s3 ...] [--long]`; `--long` adds what takes minutes."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from benchmarks import access, api, boot, database, machines, network, objects, quota, store
+from benchmarks import access, api, boot, database, machines, network, objects, quota, s3, store, stored
 
-SUITES = {
+Figures = Iterable[dict[str, Any]]
+LONG = "--long"
+SUITES: dict[str, Callable[[], Figures]] = {
     "store": store.run,
     "database": database.run,
     "api": api.run,
@@ -19,16 +22,21 @@ SUITES = {
     "network": network.run,
     "objects": objects.run,
     "quota": quota.run,
+    "stored": stored.run,
+    "s3": s3.run,
 }
 
 
 def main(words: list[str]) -> int:
-    if unknown := set(words) - set(SUITES):
-        print(f"usage: scripts/bench [{'|'.join(SUITES)}]...; not known: {', '.join(unknown)}", file=sys.stderr)
+    suites = SUITES | ({"s3": partial(s3.run, long=True)} if LONG in words else {})
+    words = [word for word in words if word != LONG]
+    if unknown := set(words) - set(suites):
+        print(
+            f"usage: scripts/bench [{'|'.join(suites)}]... [{LONG}]; not known: {', '.join(unknown)}", file=sys.stderr
+        )
         return 2
-    for word in words or SUITES:
-        figures: Iterable[dict[str, Any]] = SUITES[word]()
-        for figure in figures:
+    for word in words or suites:
+        for figure in suites[word]():
             print(json.dumps(figure), flush=True)
     return 0
 

@@ -125,6 +125,10 @@ class Ceph:
             assert time.monotonic() < self._end, (self._folder / "out").read_text()[-2000:]
             time.sleep(0.1)
 
+    def pids(self) -> tuple[int, ...]:
+        """Of those of its programs that run."""
+        return tuple(process.pid for process in self._processes if process.poll() is None)
+
     def remove(self) -> None:
         self._ended.set()
         if self._keeper is not None:

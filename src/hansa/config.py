@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         "",
         description="where the bytes of objects lie: empty: `DIR/s3/blobs`; else `https://ENDPOINT/BUCKET[/PREFIX]` of S3",
     )
+    s3_regions: str = Field(
+        "",
+        description="regions in which that store lies, comma separated: buckets can be made there and nowhere else; "
+        "empty: `HANSA_REGION`; `*`: all, to try things out on one machine",
+    )
     s3_store_region: str = Field("us-east-1", description="region of that store")
     s3_store_access_key: SecretStr = Field(SecretStr(""), description="access key of that store")
     s3_store_secret_key: SecretStr = Field(SecretStr(""), description="secret key of that store")
@@ -133,6 +138,14 @@ class Settings(BaseSettings):
     def quota_limits(self) -> dict[str, int]:
         """`quotas` by quantity."""
         return self.quotas.limits()
+
+    @property
+    def s3_stored_regions(self) -> tuple[str, ...]:
+        """The regions whose objects the store may hold; `*` stands for all."""
+        return tuple(filter(None, (word.strip() for word in self.s3_regions.split(",")))) or (self.region,)
+
+    def s3_stores_in(self, region: str) -> bool:
+        return region in self.s3_stored_regions or "*" in self.s3_stored_regions
 
     @field_validator("uplink_allowed", "public_ranges")
     @classmethod

@@ -6,14 +6,20 @@ store that speaks S3.
 
 from __future__ import annotations
 
-from hansa.clock import Clock
+import asyncio
+from contextlib import aclosing
+
+from hansa.clock import Clock, Ids
 from hansa.config import Settings
 from hansa.engines.blobs.port import BlobEngine
+from hansa.errors import Invalid
 from hansa.objectindex.open import open_index as _open
 from hansa.objectindex.port import ObjectIndex
 from hansa.store.open import is_postgres
 
 FOLDER, INDEX, BLOBS = "s3", "index.db", "blobs"
+OWNER = "store"  # the note of the index that says which store is its own
+CLAIM_S = 5.0  # for another process that claims the store at this moment
 
 
 async def open_index(settings: Settings, clock: Clock) -> ObjectIndex:
@@ -36,3 +42,28 @@ async def open_blobs(settings: Settings) -> BlobEngine:
     from hansa.engines.blobs.files import FileBlobs
 
     return FileBlobs(settings.data / FOLDER / BLOBS)
+
+
+async def claim(index: ObjectIndex, blobs: BlobEngine, ids: Ids) -> None:
+    """Index and store belong together: what an index does not know is deleted from its store one day, so it must never
+    be given the store of another one. Raises Invalid."""
+    owner = await index.note(OWNER) or ids.token()
+    there = await blobs.claim(owner)
+    if there != owner and await _is_empty(blobs):  # a process died between the store and the index
+        owner = there
+    for _ in range(int(CLAIM_S * 10)):
+        if there == owner:
+            await index.note(OWNER, there)
+            return
+        await asyncio.sleep(0.1)
+        owner = await index.note(OWNER)
+    raise Invalid.field(
+        "s3_store",
+        "holds the bytes of another cloud, or of an index that was lost; bring back the index of this store, or name an "
+        "empty one",
+    )
+
+
+async def _is_empty(blobs: BlobEngine) -> bool:
+    async with aclosing(blobs.all()) as stored:
+        return await anext(stored, None) is None

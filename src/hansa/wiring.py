@@ -41,7 +41,7 @@ from hansa.control.world import Contents, World
 from hansa.datafolder import read_environment, starting
 from hansa.engines.counted import CountedEngines, Engines
 from hansa.engines.network.driver import LocalNetworks
-from hansa.engines.ports import ComputeEngine, NetworkEngine, VolumeEngine
+from hansa.engines.ports import ComputeEngine, NetworkEngine, ObjectSource, VolumeEngine
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.image_uses import enter
@@ -56,7 +56,7 @@ from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
-from hansa.kinds.storage import MATERIAL, S3Key
+from hansa.kinds.storage import MATERIAL, Bucket, S3Key
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
@@ -65,6 +65,7 @@ from hansa.sealing import Sealer
 from hansa.store.open import is_postgres, open_store
 from hansa.store.port import Birth, Claim, Query, Release, Reserve, Store, Wake, Write
 from hansa.storing import open_index
+from hansa.uploads import StoredUploads
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -108,6 +109,7 @@ class Cloud:
     same_fleet: SameFleet | None = None  # None: no other process is on this store
     close_engines: Callable[[], None] = lambda: None
     close_index: Callable[[], Awaitable[None]] | None = None
+    close_objects: Callable[[], Awaitable[None]] | None = None
     close_passwords: Callable[[], None] = lambda: None
 
     async def serve_loop(self) -> None:
@@ -147,8 +149,9 @@ class Cloud:
         self.close_engines()
         self.close_passwords()
         await self.api.audit.flush()
-        if self.close_index is not None:
-            await self.close_index()
+        for close in (self.close_objects, self.close_index):
+            if close is not None:
+                await close()
         await self.store.close()
 
 
@@ -173,14 +176,19 @@ def cloud_identity(data: Path) -> str:
 
 
 def build_engines(
-    fleet: FleetFile, settings: Settings, clock: Clock, identity: str, on_exit: Callable[[str], None]
+    fleet: FleetFile,
+    settings: Settings,
+    clock: Clock,
+    identity: str,
+    on_exit: Callable[[str], None],
+    objects: ObjectSource,
 ) -> tuple[FleetEngines, Callable[[], None]]:
     engines = FleetEngines()
     closers: list[Callable[[], None]] = []
     for made in made_hosts(fleet.regions, fleet.shapes):
         host = made.host
         if host.real:
-            compute, volumes, network = _real(host, settings, identity, on_exit)
+            compute, volumes, network = _real(host, settings, identity, on_exit, objects)
             engines.by_host[host.id], engines.by_zone[made.zone] = compute, volumes
             engines.networks[host.id] = network
             closers.append(compute.close)
@@ -212,7 +220,7 @@ def simulated_host(host: FleetHost, clock: Clock, faults: Faults | None = None) 
 
 
 def _real(
-    host: FleetHost, settings: Settings, identity: str, on_exit: Callable[[str], None]
+    host: FleetHost, settings: Settings, identity: str, on_exit: Callable[[str], None], objects: ObjectSource
 ) -> tuple[QemuCompute, QemuVolumes, LocalNetworks]:
     """The engines of this machine: guests as QEMU processes, networks as its kernel or a switch of ours makes them."""
     if settings.accelerator:
@@ -230,7 +238,7 @@ def _real(
         run / "n", cloud_id=identity, mode=settings.network, uplink=settings.uplink, allowed=allowed
     )
     compute = QemuCompute(site, images=store, host_name=host.id, network=network, on_exit=on_exit)
-    return compute, QemuVolumes(site, store), network
+    return compute, QemuVolumes(site, store, objects), network
 
 
 # -- the start ----------------------------------------------------------------------------------
@@ -282,6 +290,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         waiting.add(task)
         task.add_done_callback(waiting.discard)
 
+    objects = StoredUploads(settings, store, clock, partial(sealer_of, settings, data))
     hosting: Hosting | None = None
     hands: Hands | None = None
     same_fleet: SameFleet | None = None
@@ -289,11 +298,11 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
     close: Callable[[], None] = _nothing
     if settings.role == "all" and not is_postgres(settings.store_at):
         await store.release("")  # whoever had the folder before is gone: the lock says so
-        engines, close = build_engines(fleet, settings, clock, identity, on_exit)
+        engines, close = build_engines(fleet, settings, clock, identity, on_exit, objects)
     else:
         hosts, zones = places_of(fleet)
         others = SharedEngines(socket_of(identity), hosts.__contains__, zones.__contains__)
-        build = partial(build_engines, fleet, settings, clock, identity, on_exit)
+        build = partial(build_engines, fleet, settings, clock, identity, on_exit, objects)
         engines = hosting = Hosting(data, others, build, partial(wake_machines, store))
         if settings.role != "api":
             await own_hosts(store, identity, data, take=settings.take_hosts)
@@ -312,7 +321,7 @@ async def build_cloud(settings: Settings, base_url: str, trust: Mapping[str, str
         if settings.role != "control":
             write_environment(data, base_url, cloud.credentials, trust or {})
     cloud.close_engines, cloud.hosting, cloud.hands, cloud.same_fleet = close, hosting, hands, same_fleet
-    cloud.close_index = index.close
+    cloud.close_index, cloud.close_objects = index.close, objects.close
     return cloud
 
 
@@ -352,7 +361,7 @@ async def assemble(
     """Store and engines into a cloud: the same for `hansa up` and for tests. `contents`: what is in buckets."""
     sealer = sealer_of(settings, data)
     keys = SigningKeys.in_folder(data / "keys", sealer)
-    world = World(store, engines, clock, ids, settings, contents, sealer)
+    world = World(store, engines, clock, ids, settings, contents, sealer, _judge_bucket)
     await write_places(store, ids, fleet, stand_ins=settings.stand_ins, clock=clock)
     await complete_networks(world)
 
@@ -393,6 +402,13 @@ async def assemble(
     observe_loop(metrics, loop)
     app = operator_of(api, ids, settings, metrics, store, None if settings.role == "api" else loop)
     return Cloud(store, loop, api, credentials, world, app, metrics, close_passwords=passwords.close)
+
+
+def _judge_bucket(bucket: Bucket) -> None:
+    """The rules of S3 for documents in a bucket's spec; loaded with the first bucket."""
+    from hansa.gateways.s3.judging import judge
+
+    judge(bucket)
 
 
 async def _born_in(world: World, it: AnyResource) -> Birth:

@@ -31,7 +31,8 @@ from hansa.config import Settings
 from hansa.datafolder import read_environment, starting
 from hansa.edge import authority
 from hansa.edge.guest import Limits
-from hansa.edge.place import Place, place_of
+from hansa.edge.place import Place as Listening
+from hansa.edge.place import place_of
 from hansa.edge.s3 import S3Places, names_for, places_at, split
 from hansa.edge.server import Server, allow_descriptors, make_server
 from hansa.edge.streaming import StreamingHttp
@@ -41,13 +42,15 @@ from hansa.errors import Invalid, Retry
 from hansa.gateways.api import ApiClient, ApiPlace
 from hansa.gateways.meter import Meter
 from hansa.gateways.s3.app import S3App
-from hansa.gateways.s3.chores import Chores
+from hansa.gateways.s3.chores import Chores, Duty, Pace
 from hansa.gateways.s3.content import Content
 from hansa.gateways.s3.directory import Directory
 from hansa.gateways.s3.duties import chores_of
 from hansa.gateways.s3.following import Follower
 from hansa.gateways.s3.gateway import Gateway, GatewaySettings
 from hansa.gateways.s3.ports import S3Identity
+from hansa.gateways.s3.scrub import Report, Scrub
+from hansa.gateways.s3.segments import Place
 from hansa.gateways.s3.upstream import Upstream
 from hansa.gateways.s3.usage import Counting
 from hansa.kinds import catalogue
@@ -57,7 +60,7 @@ from hansa.observe import observe_server
 from hansa.sealing import Sealer
 from hansa.store.open import open_reader
 from hansa.store.port import Store
-from hansa.storing import open_blobs, open_index
+from hansa.storing import claim, open_blobs, open_index
 
 assert catalogue.MODULES  # the registry is whole
 
@@ -65,6 +68,7 @@ log = structlog.get_logger("hansa.s3")
 OWN = "/-"
 TOKEN_S = 60.0  # of one that is signed for a call of the API
 END_S = 20  # for requests under way, once it is told to end
+SCRUB_S = 7 * 86_400.0  # from the end of one round over all stored bytes to the next
 KEYS_S = 60.0  # for the API to make the keys of a new folder
 
 
@@ -80,6 +84,7 @@ class S3:
     blobs: BlobEngine
     metrics: S3Metrics
     chores: Chores
+    scrub: Scrub
 
     async def close(self) -> None:
         """What was counted is written down; what goes on elsewhere is left alone."""
@@ -138,6 +143,7 @@ async def build_s3(settings: Settings) -> S3:
     await follower.load()
     index = await open_index(settings, clock)
     blobs = await open_blobs(settings)
+    await claim(index, blobs, ids)
     api = ApiClient(partial(api_place, settings))
     name = ids.token()[:12]
 
@@ -154,12 +160,20 @@ async def build_s3(settings: Settings) -> S3:
         directory, Upstream(api, directory, mint, ids), index, Content(index, blobs, directory, clock=clock), clock,
         ids, gateway_settings(settings), counting,
     )  # fmt: skip
+    scrub = Scrub(index, blobs, gateway.content.keyring, partial(place_of_bucket, directory), clock)
     chores = chores_of(
-        gateway, blobs, directory.all_buckets, day_s=settings.s3_lifecycle_day_s, touched=counting.touched
-    )
-    s3 = S3(S3App(gateway), store, follower, meter, gateway, blobs, metrics, chores)
+        gateway, blobs, directory.all_buckets, day_s=settings.s3_lifecycle_day_s, touched=counting.touched,
+        more=(Duty("scrub", SCRUB_S, scrub.work),),
+    )  # fmt: skip
+    s3 = S3(S3App(gateway), store, follower, meter, gateway, blobs, metrics, chores, scrub)
     s3.app = _with_pages(s3, settings, ids)
     return s3
+
+
+def place_of_bucket(directory: Directory, uid: str) -> Place | None:
+    """Where the bytes of a bucket belong: what their keys are bound to. None for one that is gone."""
+    view = directory.bucket_by_uid(uid)
+    return Place(view.project, view.region, view.uid) if view is not None else None
 
 
 def gateway_settings(settings: Settings) -> GatewaySettings:
@@ -208,6 +222,19 @@ def observe(s3: S3, server: Server) -> None:
     s3.metrics.s3_capacity.samples = room
 
 
+async def scrub_once(settings: Settings, bytes_per_s: int) -> Report | None:
+    """A round over all stored bytes, beside the processes that serve them. None: one of them is at it.
+
+    Raises HansaError for what is wrong with settings, keys or databases."""
+    s3 = await build_s3(settings)
+    try:
+        s3.scrub.pace = Pace(per_s=bytes_per_s)
+        done = await s3.chores.at_once(Duty("scrub", SCRUB_S, s3.scrub.work))
+        return await s3.scrub.last() if done else None
+    finally:
+        await s3.close()
+
+
 # -- the process ----------------------------------------------------------------------------------
 
 
@@ -221,7 +248,7 @@ def certificates_of(settings: Settings, places: S3Places, clock: Clock) -> Certi
 
 
 def places_of_listeners(settings: Settings, plain: socket.socket, secure: socket.socket) -> S3Places:
-    api: Place = place_of(settings.listen, settings.port)
+    api: Listening = place_of(settings.listen, settings.port)
     places = places_at(api, plain.getsockname()[1], secure.getsockname()[1])
     if not places.plain.loopback:
         raise Invalid.field("s3_port", "is spoken on loopback only: elsewhere S3 takes TLS")

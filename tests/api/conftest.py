@@ -98,9 +98,10 @@ async def cloud(tmp_path: Path, contents: MemoryContents) -> AsyncIterator[Cloud
             engines.by_host[host.id] = simulated_host(host, clock)
             engines.by_zone.setdefault(f"{region.id}-{host.zone}", SimulatedVolumes())
             engines.networks[host.id] = SimulatedNetwork()
+    settings = Settings(data=tmp_path, s3_regions="se-sto,fr-par")
     made = await assemble(
-        store, engines, Settings(data=tmp_path), clock, ids, BASE, FLEET, tmp_path, kept={}, contents=contents
-    )
+        store, engines, settings, clock, ids, BASE, FLEET, tmp_path, kept={}, contents=contents
+    )  # fmt: skip
     looping = asyncio.create_task(made.serve_loop())
     yield made
     await made.loop.stop()

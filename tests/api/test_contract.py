@@ -67,7 +67,7 @@ async def test_1_9_codes(talk: Talk) -> None:
     assert (await talk.call("GET", talk.at("disks/none"))).status_code == 404
     assert (await talk.call("GET", "/compute/v9/nothing")).status_code == 404
     assert (await talk.call("PUT", talk.at("disks/none"), {})).status_code == 405
-    unbuilt = await talk.call("GET", talk.at("buckets", "storage/v1"))
+    unbuilt = await talk.call("GET", talk.at("fileStores", "storage/v1"))
     assert unbuilt.status_code == 501 and unbuilt.json()["reason"] == "NotImplemented"
     await talk.make(talk.at("disks"), "d", DISK)
     again = await talk.call("POST", talk.at("disks"), {"metadata": {"id": "d"}, "spec": DISK})

@@ -57,6 +57,8 @@ BODIES: dict[str, Any] = {
     "BucketServiceAccount": {"buckets": []},
     "S3Key": {"serviceAccountRef": "/iam/projects/demo/serviceAccounts/plain"},
     "EncryptionKey": {},
+    "CustomDiskImage": {"architecture": "amd64", "defaultDiskSize": {"amount": 1, "unit": "GB"}, "source": {
+        "bucketRef": "any", "serviceAccountRef": "any", "path": "image.raw"}},
 }  # fmt: skip
 
 

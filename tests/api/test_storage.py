@@ -204,6 +204,12 @@ ONE_RULE: dict[str, Any] = {"id": "r", "expireCurrentVersion": {"days": 1}}
         ({"lifecyclePolicy": {"rules": [{**ONE_RULE, "filter": {"tag": [{"key": "a"}, {"key": "a"}]}}]}},
          "spec.lifecyclePolicy.rules[0].filter.tag"),
         ({"policy": "x" * 20_481}, "spec.policy"),
+        ({"policy": "nonsense"}, "spec.policy"),
+        ({"policy": {"Statement": {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::other/*"}}},
+         "spec.policy: Statement[0].Resource"),
+        ({"cors": {"rules": [{"allowedMethods": ["GET"], "allowedOrigins": ["*"], "exposeHeaders": ["a\r\nb: c"]}]}},
+         "spec.cors"),
+        ({"tags": [{"key": "aws:x", "value": "1"}]}, "spec.tags"),
         ({"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]}, "spec.tags"),
         ({"cors": {"rules": [{"allowedMethods": ["GET"], "allowedOrigins": ["*.*"]}]}}, "spec.cors.rules[0].allowedOrigins"),
         ({"encryption": {"algorithm": "AES256", "key": "k"}}, "spec.encryption"),
@@ -378,6 +384,30 @@ async def test_only_who_holds_what_a_key_reaches_makes_one(talk: Talk, cloud: Cl
     assert (await responder.call("POST", f"{KEYS}/mine/revoke", {})).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject",
+                                                            "Principal": {"AWS": "arn:aws:iam::demo:root"},
+                                                            "Resource": "arn:aws:s3:::data/*"}]}},
+        {"publicAccessBlock": {}},
+        {"objectOwnership": "ObjectWriter"},
+    ],
+)  # fmt: skip
+async def test_a_bucket_is_opened_by_who_holds_what_is_in_it(talk: Talk, cloud: Cloud, change: dict[str, Any]) -> None:
+    await bucket(talk, "data")
+    path = talk.at("buckets/data", STORAGE)
+    _, builder = await with_roles(cloud, talk, "cicdInfrastructureManager")
+    refused = await builder.call("PATCH", path, {"spec": change})
+    assert refused.status_code == 403 and "storage.objects.read" in refused.text
+    born = {"metadata": {"id": "new"}, "spec": change}
+    assert (await builder.call("POST", talk.at("buckets", STORAGE), born)).status_code == 403
+    assert (await builder.call("PATCH", path, {"spec": {"objectRetentionMode": "Versioned"}})).status_code == 200
+    _, keeper = await with_roles(cloud, talk, "storageOperator")
+    assert (await keeper.call("PATCH", path, {"spec": change})).status_code == 200
+    assert (await builder.call("PATCH", path, {"spec": dict.fromkeys(change)})).status_code == 403
+
+
 async def test_who_may_not_update_an_account_does_not_read_its_secret(talk: Talk, cloud: Cloud, stranger: Talk) -> None:
     await bucket(talk, "data")
     made = await talk.make(talk.at("bucketServiceAccounts", STORAGE), "app", {"buckets": ["data"]})
@@ -520,7 +550,7 @@ async def test_nobody_makes_an_account_for_buckets_that_they_cannot_read(talk: T
     await bucket(talk, "mine")
     await bucket(talk, "other")
     accounts = talk.at("bucketServiceAccounts", STORAGE)
-    only = [f"/storage/projects/demo/regions/*/{what}" for what in ("buckets/mine", "bucketServiceAccounts/*")]
+    only = [f"/storage/projects/demo/regions/*/{what}" for what in ("*/mine", "bucketServiceAccounts/*")]
     _, somebody = await with_roles(cloud, talk, "storageOperator", resources=only)
     assert (
         await somebody.call("POST", accounts, {"metadata": {"id": "a"}, "spec": {"buckets": ["mine"]}})
@@ -529,3 +559,30 @@ async def test_nobody_makes_an_account_for_buckets_that_they_cannot_read(talk: T
     assert refused.status_code == 403 and "nobody gives what they do not hold" in refused.text
     wider = await somebody.call("PATCH", f"{accounts}/a", {"spec": {"buckets": ["other"]}})
     assert wider.status_code == 403
+
+
+PUBLIC = {"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::open/*"}]}  # fmt: skip
+
+
+async def test_documents_are_held_to_the_rules_of_s3_on_this_way_too(talk: Talk) -> None:
+    path = talk.at("buckets/open", STORAGE)
+    await bucket(talk, "open")
+    for wrong in ("no json", {"Statement": []}, {"Statement": [{"Effect": "Maybe"}]}):
+        refused = await talk.call("PATCH", path, {"spec": {"policy": wrong}})
+        assert refused.status_code == 400 and "spec.policy" in refused.text, refused.text
+    refused = await talk.call("PATCH", path, {"spec": {"policy": PUBLIC}})
+    assert refused.status_code == 403 and "BlockPublicPolicy" in refused.text, "closed as shipped"
+    refused = await talk.call(
+        "POST", talk.at("buckets", STORAGE), {"metadata": {"id": "born"}, "spec": {"policy": PUBLIC}}
+    )
+    assert refused.status_code in (400, 403)
+    everybody = {"grants": [{"grantee": "http://acs.amazonaws.com/groups/global/AllUsers", "permission": "READ"}]}
+    assert (await talk.call("PATCH", path, {"spec": {"acl": everybody}})).status_code == 403
+    off = {"spec": {"publicAccessBlock": {"restrictPublicBuckets": False}}}
+    assert (await talk.call("PATCH", path, off)).status_code == 200
+    opened = await talk.call("PATCH", path, {"spec": {"policy": PUBLIC}})
+    assert opened.status_code == 200 and opened.json()["spec"]["policy"] == PUBLIC
+    again = await talk.call("PATCH", path, {"spec": {"publicAccessBlock": {"blockPublicPolicy": True}}})
+    assert again.status_code == 200, "what is there stays; the next one is refused"
+    assert (await talk.call("PATCH", path, {"spec": {"policy": {**PUBLIC, "Id": "x"}}})).status_code == 403

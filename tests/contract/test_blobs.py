@@ -133,6 +133,11 @@ async def test_only_ids_of_ours_are_names(blobs: BlobEngine, id: str) -> None:
         await blobs.delete(id)
 
 
+async def test_a_store_belongs_to_who_claimed_it_first(blobs: BlobEngine) -> None:
+    assert await blobs.claim("one") == "one" and await blobs.claim("two") == "one" and await blobs.claim("one") == "one"
+    assert [blob async for blob in blobs.all()] == []
+
+
 async def test_a_reader_that_is_given_up_leaves_nothing_behind(blobs: BlobEngine) -> None:
     id = await stored(blobs, os.urandom(5_000_000))
     stream = blobs.read(id, piece=1000)

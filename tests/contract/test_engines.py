@@ -38,6 +38,7 @@ from hansa.engines.simulated import SimulatedCompute, SimulatedVolumes
 from hansa.errors import Refused, Retry
 from hansa.wiring import FleetEngines
 
+from ..contents import Uploads
 from ..real.guest import NoNetwork
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +73,7 @@ async def site(request: Any, tmp_path: Path) -> AsyncIterator[Site]:
     with tempfile.TemporaryDirectory(prefix="hansa-") as run:
         here = qemu_site.Site(tmp_path, Path(run), cloud_id=uuid.uuid4().hex[:8])
         compute = QemuCompute(here, images=images, host_name="h", network=NoNetwork())
-        yield Site(compute, QemuVolumes(here, images), False)
+        yield Site(compute, QemuVolumes(here, images, Uploads()), False)
         for held in await compute.held():
             await compute.remove(held.uid)
         compute.close()

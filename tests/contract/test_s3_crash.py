@@ -8,6 +8,7 @@ again, and all that it says is compared with what the writers told before they d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -136,7 +137,8 @@ class Mould:
                 return lines
             deeds -= "done" in line
             if deeds == 0:
-                os.kill(next(line["process"] for line in lines if "process" in line), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has met its point meanwhile
+                    os.kill(next(line["process"] for line in lines if "process" in line), signal.SIGKILL)
         raise AssertionError("the mould is gone")
 
     def end(self) -> None:

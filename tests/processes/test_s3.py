@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from hansa.datafolder import read_environment
 from hansa.errors import Conflict, Forbidden, HansaError, NotFound
+from hansa.hosting import socket_of
 from hansa.sdk.client import Client
 from hansa.sdk.s3 import S3, Endpoint
 from hansa.sdk.s3sign import Pair
@@ -202,6 +204,10 @@ async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     made.ports |= dict(zip(("s3-1", "s3-2"), free_ports(1) * 2, strict=True))
     yield made
     await beside(made.end)
+    with contextlib.suppress(OSError):
+        identity = (made.data / "cloud-id").read_text().strip()
+        socket_of(identity).unlink(missing_ok=True)
+        socket_of(identity).parent.rmdir()
     await server().drop(url)
 
 

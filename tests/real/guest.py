@@ -40,6 +40,8 @@ from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
 from hansa.errors import Retry
 
+from ..contents import Uploads
+
 MIB = 1 << 20
 BOOT_LIMIT_S = 60.0
 UP = b"-----END SSH HOST KEY KEYS-----"
@@ -174,7 +176,7 @@ class Cloud:
         self.compute = QemuCompute(
             self.site, images=self.images, host_name="here", network=self.network, on_exit=self.ended.append
         )
-        self.volumes = QemuVolumes(self.site, self.images)
+        self.volumes = QemuVolumes(self.site, self.images, Uploads())
         self.engines.append(self.compute)
 
     @property

@@ -22,6 +22,7 @@ from tests.contract.test_blobs import (
     read,
     stored,
     test_a_reader_that_is_given_up_leaves_nothing_behind,
+    test_a_store_belongs_to_who_claimed_it_first,
     test_a_writer_takes_nothing_after_its_end,
     test_all_are_told_in_order,
     test_before_its_end_a_blob_is_nowhere,
@@ -45,7 +46,7 @@ SUITE = (
     test_what_was_put_comes_back, test_before_its_end_a_blob_is_nowhere, test_a_writer_takes_nothing_after_its_end,
     test_less_may_come_than_was_announced, test_what_is_deleted_is_gone_and_may_be_deleted_again,
     test_all_are_told_in_order, test_many_write_at_the_same_time, test_only_ids_of_ours_are_names,
-    test_a_reader_that_is_given_up_leaves_nothing_behind,
+    test_a_reader_that_is_given_up_leaves_nothing_behind, test_a_store_belongs_to_who_claimed_it_first,
 )  # fmt: skip
 
 

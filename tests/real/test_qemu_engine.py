@@ -31,6 +31,7 @@ from hansa.engines.qemu.files import write_json
 from hansa.engines.qemu.images import Building, ImageStore, Unavailable
 from hansa.engines.qemu.site import STARTS_MAX, Site
 from hansa.errors import Invalid, Refused, Retry
+from tests.contents import Uploads
 from tests.real.guest import MIB, Cloud, NoNetwork, Shell, open_cloud, tiny_images, until
 
 pytestmark = [
@@ -525,6 +526,7 @@ from hansa.engines.qemu.driver import QemuCompute
 from hansa.engines.qemu.disks import QemuVolumes
 from hansa.engines.qemu.images import ImageStore
 from hansa.engines.qemu.site import Site
+from tests.contents import Uploads
 from tests.real.guest import NoNetwork
 async def main():
     images = ImageStore(Path({str(cloud.images.cache)!r}))
@@ -532,7 +534,7 @@ async def main():
     compute = QemuCompute(site, images=images, host_name="here", network=NoNetwork())
     wanted = {cloud.machine!r}
     print("go", flush=True)
-    await QemuVolumes(site, images).apply(Volume(wanted.disks[0].uid, 1, 0, "tiny"))
+    await QemuVolumes(site, images, Uploads()).apply(Volume(wanted.disks[0].uid, 1, 0, "tiny"))
     await compute.apply(wanted)
     await asyncio.sleep(60)
 asyncio.run(main())
@@ -637,7 +639,7 @@ async def test_an_image_that_is_being_built_or_cannot_be_had_is_told(cloud: Clou
         def ensure(self, family: str) -> Building | Unavailable:
             return Building(0.3, "fetching") if family == "tiny" else Unavailable("no such image; there is: tiny")
 
-    volumes = QemuVolumes(cloud.site, Cache())
+    volumes = QemuVolumes(cloud.site, Cache(), Uploads())
     report = await volumes.apply(Volume(cloud.boot_disk, 1, 0, "tiny"))
     assert (report.state, report.progress) == (VolumeState.WAITING_FOR_IMAGE, 0.3)
     report = await volumes.apply(Volume(str(uuid.uuid4()), 1, 0, "suse"))

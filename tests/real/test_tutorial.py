@@ -110,6 +110,11 @@ def test_the_tutorial_of_two_projects_works_as_written(tmp_path: Path) -> None:
     assert "virtualMachines" in said and said.count("this is red") == 1
 
 
+def test_the_tutorial_of_buckets_works_as_written(tmp_path: Path) -> None:
+    said = follow("first-bucket.md", tmp_path)
+    assert "AWS_SECRET_ACCESS_KEY" in (tmp_path / "reader.env").read_text() and "AWS_SECRET" not in said
+
+
 def test_the_examples_of_the_readme_work_as_written(tmp_path: Path) -> None:
     key = prepare(tmp_path, (TUTORIALS / "first-machine.md").read_text())
     text = (ROOT / "README.md").read_text()

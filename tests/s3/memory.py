@@ -89,7 +89,9 @@ class MemoryDirectory:
                 return self.materials[project, name]
             except KeyError:
                 raise S3Error.of("KMS.NotFoundException", KeyId=name) from None
-        return self.materials.setdefault((project, ""), secrets.token_bytes(32))
+        if (project, "") not in self.materials:
+            self.materials[project, ""] = secrets.token_bytes(32)
+        return self.materials[project, ""]
 
     async def caught_up(self) -> None:
         return None

@@ -27,6 +27,7 @@ from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Facts, Lock, NewVersion, Part, Piece, Upload, Version, Versioning
 from hansa.policy.verdict import Rules, TerritoryRule
 
+from ..postgres import server
 from .memory import MemoryDirectory, MemoryUpstream
 
 pytestmark = pytest.mark.anyio
@@ -122,10 +123,20 @@ class World:
         return Chores(self.index, self.clock, SeededIds(1), duties, no_pause, holder)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite":
+        yield str(tmp_path / "index.db")
+        return
+    url = await server().empty()
+    yield url
+    await server().drop(url)
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(database: str) -> AsyncIterator[World]:
     clock, directory = Hand(), Places()
-    index, blobs = await open_index(str(tmp_path / "index.db"), clock=clock), MemoryBlobs(clock=clock)
+    index, blobs = await open_index(database, clock=clock), MemoryBlobs(clock=clock)
     content = Content(index, blobs, directory, clock=clock)
     gateway = Gateway(directory, MemoryUpstream(directory, index), index, content, clock, SeededIds(1))
     yield World(clock, index, blobs, directory, gateway)

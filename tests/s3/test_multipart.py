@@ -145,7 +145,7 @@ def test_a_part_is_copied_from_a_range(s3: Any, bucket: str) -> None:
 def test_parts_under_a_customers_key(s3: Any, bucket: str) -> None:
     with_key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": b"k" * 32}
     bodies = [os.urandom(PART), os.urandom(20)]
-    id = s3.create_multipart_upload(Bucket=bucket, Key="k", **with_key)["UploadId"]
+    id = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm="CRC32", **with_key)["UploadId"]
     parts = []
     for number, body in enumerate(bodies, 1):
         said = s3.upload_part(Bucket=bucket, Key="k", UploadId=id, PartNumber=number, Body=body, **with_key)
@@ -153,7 +153,10 @@ def test_parts_under_a_customers_key(s3: Any, bucket: str) -> None:
     with pytest.raises(ClientError) as caught:
         s3.upload_part(Bucket=bucket, Key="k", UploadId=id, PartNumber=3, Body=b"x")
     assert code(caught) == (400, "InvalidRequest")
-    complete(s3, bucket, "k", id, parts)
+    with pytest.raises(ClientError) as caught:
+        complete(s3, bucket, "k", id, parts)
+    assert code(caught) == (400, "InvalidRequest")
+    complete(s3, bucket, "k", id, parts, **with_key)
     assert s3.get_object(Bucket=bucket, Key="k", **with_key)["Body"].read() == b"".join(bodies)
 
 

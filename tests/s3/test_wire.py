@@ -244,3 +244,16 @@ def test_a_project_that_is_full_is_told_so(closed: Running) -> None:
     assert code(caught) == (403, "QuotaExceeded")
     client.delete_object(Bucket="a-full-one", Key="k")
     client.put_object(Bucket="a-full-one", Key="l", Body=b"x" * 200)
+
+
+def test_what_goes_wrong_at_the_first_byte_is_an_error_and_no_broken_answer(closed: Running, bucket: str) -> None:
+    s3 = closed.client()
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x" * 100_000, ServerSideEncryption="aws:kms", SSEKMSKeyId="key-1")
+    material = closed.directory.materials.pop(("main", "key-1"))
+    try:
+        with pytest.raises(ClientError) as refused:
+            s3.get_object(Bucket=bucket, Key="k")
+    finally:
+        closed.directory.materials["main", "key-1"] = material
+    assert refused.value.response["Error"]["Code"] == "KMS.NotFoundException"
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x" * 100_000

@@ -16,11 +16,20 @@ from hansa.kinds.quotas import limits_document, usage_document
 
 def test_words_become_a_patch_that_the_kind_takes() -> None:
     patch = patch_of(
-        ("vcpus=4", "memory=64gb", "gpus.L40S=2", "publicIPs=default", "totalSize=unlimited", "disks=unlimited")
+        (
+            "vcpus=4",
+            "memory=64gb",
+            "gpus.L40S=2",
+            "publicIPs=default",
+            "totalSize=unlimited",
+            "disks=unlimited",
+            "buckets=3",
+            "objects=9",
+        )
     )
     assert patch == {
         "compute": {"vCPUs": 4, "memory": "64 GB", "gpus": {"L40S": 2}, "disks": 2**31 - 1},
-        "networking": {"publicIPs": None}, "objectStorage": {"totalSize": "unlimited"},
+        "networking": {"publicIPs": None}, "objectStorage": {"totalSize": "unlimited", "buckets": 3, "objects": 9},
     }  # fmt: skip
     ProjectSpec.model_validate({"organization": "o", "quotas": patch})
 

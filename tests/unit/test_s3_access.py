@@ -299,6 +299,14 @@ def test_the_context_names_what_was_sent_and_nothing_else() -> None:
     assert with_tags({}, "s3:existingobjecttag", (("a", "1"),)) == {"s3:existingobjecttag/a": ("1",)}
 
 
+def test_a_project_is_named_by_its_arn_and_never_by_a_bare_word() -> None:
+    taken = somebody("friend-id", id="thief")  # a project with the name of somebody's user id
+    given = rules(statement(Principal={"AWS": "friend-id"}))
+    assert not allowed("s3:GetObject", taken, given)
+    assert allowed("s3:GetObject", somebody("third", id="friend-id"), given)
+    assert allowed("s3:GetObject", taken, rules(statement(Principal={"AWS": "arn:aws:iam::friend-id:root"})))
+
+
 def test_the_anonymous_have_no_name() -> None:
     assert names_of(None) == frozenset()
     assert "aws:userid" not in context_of(Sent({}), None, BUCKET)

@@ -83,7 +83,7 @@ def test_grants_come_in_headers() -> None:
     }
     found = acl_of_new(headers, MAIN, PEOPLE)
     assert pairs(found) == [
-        ("alt-id", "READ"), (ALL_USERS, "READ"), ("main-id", "WRITE_ACP"), ("alt-id", "WRITE_ACP"),
+        (ALL_USERS, "READ"), ("alt-id", "READ"), ("main-id", "WRITE_ACP"), ("alt-id", "WRITE_ACP"),
         ("alt-id", "FULL_CONTROL"),
     ]  # fmt: skip
     assert found.owner == MAIN and found.is_public and not found.is_private
@@ -124,7 +124,7 @@ def test_a_body_replaces_the_grants_and_never_the_owner() -> None:
     found = acl_of_body(
         private(MAIN), "main-id", [(Grantee(id="alt-id"), "READ"), (Grantee(uri=ALL_USERS), "READ")], PEOPLE
     )
-    assert found == Acl(MAIN, (AclGrant("alt-id", "READ", "Alt"), AclGrant(ALL_USERS, "READ")))
+    assert found == Acl(MAIN, (AclGrant(ALL_USERS, "READ"), AclGrant("alt-id", "READ", "Alt")))
     assert acl_of_body(private(MAIN), "main-id", [], PEOPLE).grants == ()
     with refused("AccessDenied"):
         acl_of_body(private(MAIN), "alt-id", [], PEOPLE)
@@ -188,6 +188,9 @@ def test_an_enforced_owner_refuses_acls_that_say_something() -> None:
         with refused("AccessControlListNotSupported"):
             check_allowed(E, {"x-amz-acl": word})
         check_allowed(W, {"x-amz-acl": word})
+    check_allowed(E, {"x-amz-acl": "private"}, unset=True)
+    with refused("AccessControlListNotSupported"):
+        check_allowed(E, {"x-amz-acl": "public-read"}, unset=True)
     with refused("AccessControlListNotSupported"):
         check_allowed(E, {"x-amz-acl": "bucket-owner-full-control", "x-amz-grant-read": "id=alt-id"})
 

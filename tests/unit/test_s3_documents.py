@@ -248,13 +248,20 @@ def test_a_completion_keeps_checksums_and_passes_over_what_it_does_not_know() ->
 
 
 @pytest.mark.parametrize(
-    ("numbers", "code"), [((2, 1), "InvalidPartOrder"), ((1, 1), "InvalidPartOrder"), ((0,), "InvalidArgument"), ((10_001,), "InvalidArgument"), ((), "MalformedXML")]
+    ("numbers", "code"), [((2, 1), "InvalidPartOrder"), ((1, 3, 2), "InvalidPartOrder"), ((0,), "InvalidArgument"), ((10_001,), "InvalidArgument"), ((), "MalformedXML")]
 )  # fmt: skip
 def test_parts_must_ascend_from_one_to_ten_thousand(numbers: tuple[int, ...], code: str) -> None:
     parts = xml.joined(xml.element("Part", xml.element("PartNumber", number)) for number in numbers)
     with pytest.raises(S3Error) as caught:
         documents.read_completion(xml.document("CompleteMultipartUpload", parts))
     assert caught.value.code == code
+
+
+def test_of_a_part_that_is_listed_again_the_second_counts() -> None:
+    parts = xml.joined(
+        xml.element("Part", xml.element("PartNumber", 1), xml.element("ETag", etag)) for etag in ("old", "new")
+    )
+    assert [part.etag for part in documents.read_completion(xml.document("CompleteMultipartUpload", parts))] == ["new"]
 
 
 def test_a_bucket_without_a_body_has_no_location() -> None:

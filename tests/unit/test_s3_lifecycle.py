@@ -190,6 +190,8 @@ def test_ranks_do_not_depend_on_how_a_listing_is_cut(counts: list[int], size: in
         ([rule(noncurrent_days=1, newer_noncurrent=0)], "InvalidArgument"),
         ([rule(noncurrent_days=1, newer_noncurrent=101)], "InvalidArgument"),
         ([rule(transitions=(Transition("GLACIER", days=1),))], "NotImplemented"),
+        ([rule(transitions=(Transition("GLACIER", date=NOON),))], "InvalidArgument"),
+        ([rule(transitions=(Transition("GLACIER", date=MIDNIGHT),))], "NotImplemented"),
         ([rule(filter=Filter(tags=(("a", "b"),)), abort_days=1)], "InvalidRequest"),
         ([rule(filter=Filter(larger_than=1), expire_marker=True)], "InvalidRequest"),
         ([rule(filter=Filter(larger_than=5, smaller_than=5), expire_days=1)], "InvalidRequest"),

@@ -59,7 +59,7 @@ def test_what_allows_is_named() -> None:
     ("principal", "allowed"),
     [
         ("*", True), ({"AWS": "*"}, True), ({"AWS": ["ada-id"]}, True), ({"AWS": "arn:aws:iam::acme:root"}, True),
-        ({"AWS": "arn:aws:iam::acme:user/bob"}, False), ({"CanonicalUser": "ADA-ID"}, True),
+        ({"AWS": "arn:aws:iam::acme:user/bob"}, False), ({"CanonicalUser": "ada-id"}, True), ({"CanonicalUser": "ADA-ID"}, False),
         ({"Service": "logging.s3.amazonaws.com"}, False), ({"AWS": ["bob-id", "arn:aws:iam::acme:user/ada"]}, True),
     ],
 )  # fmt: skip

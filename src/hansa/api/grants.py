@@ -15,12 +15,14 @@ from hansa.clock import Ids
 from hansa.dates import rfc3339
 from hansa.errors import Forbidden, Invalid, NotFound
 from hansa.kinds.bindings import ROLE, BoundRole, PermissionSet, RoleBinding, grants_scope, id_for
+from hansa.kinds.compute import CustomDiskImage
 from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
+from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Condition, Key
-from hansa.kinds.storage import BucketServiceAccount, S3Key
-from hansa.policy.access import ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
+from hansa.kinds.storage import Bucket, BucketServiceAccount, S3Key, closed_to_acls
+from hansa.policy.access import OBJECTS, ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
 from hansa.policy.decide import decide
-from hansa.policy.keys import as_bucket_account, reach
+from hansa.policy.keys import as_bucket_account, objects_in, reach
 from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
 from hansa.store.port import Claim, Create, LinkTo, Reserve, Store, Write
 
@@ -48,12 +50,45 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
         await check_key(gate, caller, it)
     if isinstance(it, BucketServiceAccount):
         await check_holds(gate, caller, as_bucket_account(it).grants)
+    if isinstance(it, CustomDiskImage) and before is None:
+        await check_reads(gate, caller, it)
+    if isinstance(it, Bucket) and _opening(it) != _opening(before):
+        await check_opens(gate, caller, it)
 
 
 async def check_key(gate: Gate, caller: Caller, it: S3Key) -> None:
     """Who makes or turns a key holds as much as it reaches. Raises Forbidden, Invalid for a role that is none."""
     _check_named(it.spec.roles or (), it.key.scope)
     await check_holds(gate, caller, reach(it))
+
+
+async def check_reads(gate: Gate, caller: Caller, it: CustomDiskImage) -> None:
+    """A disk shows what is in its image: who makes one may read the bucket. Raises Forbidden."""
+    bucket = full_ref(it.spec.source.bucket_ref, (Bucket.kind,), it.key.scope)
+    subject = await _contents(gate, it.key.project or "", bucket)
+    gate.refuse(decide(caller, Act.READ, subject, Rules()), subject)
+
+
+async def check_opens(gate: Gate, caller: Caller, it: Bucket) -> None:
+    """A bucket's policy and grants let others at what is in it: they are set by who may do all of that. Raises Forbidden."""
+    subject = await _contents(gate, it.key.project or "", it.ref)
+    for act in (Act.READ, Act.CREATE, Act.UPDATE, Act.DELETE):
+        gate.refuse(decide(caller, act, subject, Rules()), subject)
+
+
+async def _contents(gate: Gate, project: str, bucket: str) -> Subject:
+    ref = objects_in(bucket)
+    return Subject(OBJECTS, ref.rpartition("/")[2], project, await gate.organization_of(project), ref=ref)
+
+
+def _opening(it: AnyResource | None) -> tuple[object, ...]:
+    """What of a bucket says who gets at what is in it besides its project's roles. None: a bucket that is not there yet."""
+    if not isinstance(it, Bucket):
+        return None, None, False, ()
+    spec, acl = it.spec, it.spec.acl
+    owner = acl.owner.id if acl is not None and acl.owner is not None else ""
+    others = tuple((g.grantee, g.permission) for g in (acl.grants if acl is not None else ()) if g.grantee != owner)
+    return spec.policy, spec.public_access_block, not closed_to_acls(it), (owner, others) if others else ()
 
 
 async def check_import(gate: Gate, caller: Caller, it: AnyResource) -> None:

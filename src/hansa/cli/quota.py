@@ -18,7 +18,7 @@ COUNT_MAX = 2**31 - 1  # a count that says: no limit
 PARTS = {
     "vCPUs": "compute", "memory": "compute", "blockStorage": "compute", "virtualMachines": "compute", "disks": "compute",
     "snapshots": "compute", "publicIPs": "networking", "virtualPrivateClouds": "networking", "totalSize": "objectStorage",
-    "projects": "iam",
+    "buckets": "objectStorage", "objects": "objectStorage", "projects": "iam",
 }  # fmt: skip
 SIZES = ("memory", "blockStorage", "totalSize")
 

@@ -35,8 +35,9 @@ REPLICATED = ("Versioned", "Locking")
 
 
 async def bucket_born(it: AnyResource, world: World) -> Birth:
-    """Raises AlreadyExists for a name that anybody in the region has."""
+    """Raises Invalid for a region that has no store here, AlreadyExists for a name that anybody in the region has."""
     bucket, scope = _bucket(it), name_scope(it.key)
+    _check_place(bucket.key.region or "", world)
     if await world.store.claims(scope):
         raise AlreadyExists(
             f"AlreadyExists: the name {it.name} is taken; buckets of all tenants share the names of a region"
@@ -48,6 +49,14 @@ async def bucket_born(it: AnyResource, world: World) -> Birth:
         writes.append(Wake(home.key))  # a project of before there were buckets: it is given its key
     status = born_ready(world.clock.now(), access=world.settings.s3_acl)
     return Birth(status, observed=1, also=tuple(writes), due=False)
+
+
+def _check_place(region: str, world: World) -> None:
+    """What is in a bucket lies in its region and nowhere else, so there must be a store that lies there."""
+    if not world.settings.s3_stores_in(region):
+        stored = ", ".join(world.settings.s3_stored_regions)
+        rule = f"there is no store for objects in {region}; there is one in {stored}"
+        raise Invalid.field("metadata.region", rule)
 
 
 async def encryption_key_born(it: AnyResource, world: World) -> Birth:

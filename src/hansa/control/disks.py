@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hansa.control.copies import begun
+from hansa.control.custom_images import upload_in, upload_of, upload_words
 from hansa.control.outcome import Outcome, Trouble, conditions, waiting_for
 from hansa.control.pools import held_room, pool_of, take_room
+from hansa.control.quotas import over_limit
 from hansa.control.world import World
-from hansa.engines.ports import Volume, VolumeReport, VolumeState
+from hansa.engines.ports import Upload, Volume, VolumeReport, VolumeState
 from hansa.errors import Full, Retry, Unprocessable
 from hansa.kinds.compute import (
+    CustomDiskImage,
     Disk,
     DiskImage,
     DiskPlacement,
@@ -45,6 +48,7 @@ class Origin:
     size: Size  # as asked, else the source's
     family: str = ""  # image family that it boots, empty: none
     copy_of: str | None = None  # uid of a snapshot
+    upload: Upload | None = None  # an image of the tenant's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,9 @@ class Disks:
         room = await take_room(it, origin.zone, origin.size.size_bytes, world)
         if isinstance(room, Trouble):
             return self._unready(it, room, world)
-        if room or (origin.copy_of and not it.status.begun):
+        if room or (origin.copy_of and not it.status.begun) or (origin.upload and it.status.upload is None):
             return self._begin(it, origin, room, world)
-        return self._seen(it, origin, await engine.apply(volume_of(it, origin)), world)
+        return await self._seen(it, origin, await engine.apply(volume_of(it, origin)), world)
 
     def _begin(self, it: Disk, origin: Origin, room: tuple[Write, ...], world: World) -> Outcome:
         """Its room becomes its own; the next pass asks the engine."""
@@ -80,11 +84,12 @@ class Disks:
             "disk_size": origin.size if not it.status.made else it.status.disk_size,
             "placement": DiskPlacement(zone=origin.zone), "family": origin.family,
             "begun": origin.copy_of is not None,
+            "upload": upload_words(origin.upload) if origin.upload else None,
             "simulated": zone_simulated(world, it.key.region or "", origin.zone),
         })  # fmt: skip
         return Outcome(status, again_in_s=0.0, also=room, expect_s=READY_WITHIN_S)
 
-    def _seen(self, it: Disk, origin: Origin, report: VolumeReport, world: World) -> Outcome:
+    async def _seen(self, it: Disk, origin: Origin, report: VolumeReport, world: World) -> Outcome:
         match report.state:
             case VolumeState.READY:
                 made = {"disk_size": origin.size, "size_bytes": report.size_bytes, "family": origin.family}
@@ -93,9 +98,12 @@ class Disks:
             case VolumeState.WAITING_FOR_IMAGE:
                 trouble = Trouble("ImageBuilding", report.message or f"{report.progress:.0%} done", POLL_S)
             case VolumeState.COPYING:
-                trouble = Trouble("Copying", f"{report.progress:.0%} of the snapshot is copied", POLL_S)
+                copied = f"{report.progress:.0%} of the snapshot is copied"
+                trouble = Trouble("Copying", report.message if origin.upload else copied, POLL_S)
             case VolumeState.HOST_FULL:
                 trouble = Trouble("HostDiskFull", report.message, FULL_AGAIN_S)
+            case VolumeState.TOO_SMALL if why := await over_limit(it, report.size_bytes, world):
+                trouble = Trouble("QuotaExceeded", f"the image is of {human_size(report.size_bytes)}: {why}")
             case VolumeState.TOO_SMALL:
                 what = "snapshot" if origin.copy_of else "image"
                 message = f"{what} needs {human_size(report.size_bytes)}, disk has {origin.size}: set spec.diskSize"
@@ -158,7 +166,12 @@ async def origin_of(it: Disk, world: World) -> Origin | Trouble:
     if source is None or source.disk_image_ref is None:
         assert it.spec.disk_size is not None  # a rule of the spec
         return Origin(zone, it.spec.disk_size)
-    image = await world.follow(DiskImage, full_ref(source.disk_image_ref, ("DiskImage",), it.key.scope))
+    ref = full_ref(source.disk_image_ref, ("DiskImage",), it.key.scope)
+    if it.status.upload is not None:
+        return _decided(it)
+    if (own := await world.follow(CustomDiskImage, ref)) is not None:
+        return await _from_upload(it, own, zone, world)
+    image = await world.follow(DiskImage, ref)
     if image is None or not image.status.family:
         stood = f"no image stands behind {source.disk_image_ref} here"
         message = f"{stood}: allow stand-ins (HANSA_STAND_INS=true) or use another image"
@@ -183,10 +196,18 @@ async def _from_snapshot(it: Disk, ref: str, world: World) -> Origin | Trouble:
     return Origin(zone, asked or status.restore_size, status.family or "", snapshot.uid)
 
 
+async def _from_upload(it: Disk, image: CustomDiskImage, zone: str, world: World) -> Origin | Trouble:
+    upload = await upload_of(image, world)
+    if isinstance(upload, Trouble):
+        return Trouble("WaitingForReference", f"image {image.name}: {upload.message}", UNAVAILABLE_AGAIN_S)
+    return Origin(zone, it.spec.disk_size or image.spec.default_disk_size, upload=upload)
+
+
 def _decided(it: Disk) -> Origin:
     size, placement = it.spec.disk_size or it.status.disk_size, it.status.placement
     assert size is not None and placement is not None  # committed with its room
-    return Origin(placement.zone, size, it.status.family or "", it.status.source)
+    upload = upload_in(it.status.upload) if it.status.upload else None
+    return Origin(placement.zone, size, it.status.family or "", it.status.source, upload)
 
 
 def choose_zone(it: Disk, world: World) -> str:
@@ -225,7 +246,7 @@ def volume_of(it: Disk, origin: Origin) -> Volume:
     """A copy without a size of its own is as large as its source, to the byte."""
     own = it.spec.disk_size is None and origin.copy_of is not None
     image = None if origin.copy_of else origin.family or None
-    return Volume(it.uid, it.generation, 0 if own else origin.size.size_bytes, image, origin.copy_of)
+    return Volume(it.uid, it.generation, 0 if own else origin.size.size_bytes, image, origin.copy_of, origin.upload)
 
 
 def zone_of(it: Disk) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hansa.control.outcome import Trouble
 from hansa.control.world import World
-from hansa.kinds.compute import ComputeProfile, Disk, DiskImage, Size, Snapshot, VirtualMachine
+from hansa.kinds.compute import ComputeProfile, CustomDiskImage, Disk, DiskImage, Size, Snapshot, VirtualMachine
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.networking import PublicIP, VirtualPrivateCloud
 from hansa.kinds.quotas import (
@@ -32,7 +32,7 @@ from hansa.kinds.quotas import (
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Key
 from hansa.kinds.storage import Bucket
-from hansa.policy.quota import effective, organization_scope, owner_of, project_scope, said, short_of
+from hansa.policy.quota import amount_text, effective, organization_scope, owner_of, project_scope, said, short_of
 from hansa.store.port import UNLIMITED, Admission, Birth, Claim, Held, Query, Reserve, SetCeilings, Write
 
 SPENT_AGAIN_S = 30.0
@@ -87,7 +87,10 @@ async def _disk_size(it: Disk, world: World) -> Size | None:
     if source.snapshot_ref is not None:
         snapshot = await world.follow(Snapshot, full_ref(source.snapshot_ref, ("Snapshot",), it.key.scope))
         return snapshot.status.restore_size if snapshot is not None else None
-    image = await world.follow(DiskImage, full_ref(source.disk_image_ref or "", ("DiskImage",), it.key.scope))
+    ref = full_ref(source.disk_image_ref or "", ("DiskImage",), it.key.scope)
+    if (own := await world.follow(CustomDiskImage, ref)) is not None:
+        return own.spec.default_disk_size
+    image = await world.follow(DiskImage, ref)
     return image.spec.default_size if image is not None else None
 
 
@@ -158,6 +161,16 @@ async def take_storage(it: AnyResource, amount: int, world: World) -> tuple[Writ
         if short := short_of({claim.key: amount}, used, limit, held).get(claim.key):
             return Trouble("QuotaExceeded", said(owner_of(claim.scope), claim.key, short), SPENT_AGAIN_S)
     return (Reserve(it.uid, claims),) if claims else ()
+
+
+async def over_limit(it: AnyResource, amount: int, world: World) -> str:
+    """Why block storage of `amount` bytes could never be had in its project, whatever is deleted; empty: it could."""
+    for claim in await claims_for(it, {BLOCK_STORAGE: amount}, world):
+        found = next((c.ceiling for c in await world.store.counts(claim.scope) if c.key == claim.key), None)
+        limit = (claim.ceiling or 0) if found is None else found
+        if amount > limit:
+            return f"{claim.key} of {owner_of(claim.scope)} is limited to {amount_text(claim.key, limit)}"
+    return ""
 
 
 # -- admission ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from hansa.control.buckets import (
     project_reopened,
 )
 from hansa.control.copies import disk_born, disk_guard, snapshot_born, snapshot_guard
+from hansa.control.custom_images import CustomDiskImages
 from hansa.control.disks import Disks, disk_amended
 from hansa.control.groups import PlacementGroups, PublicIPs, SecurityGroups, group_born, security_group_born
 from hansa.control.hosts import Hosts
@@ -72,7 +73,7 @@ def reconcilers(unseal: Unseal) -> dict[str, Reconciler]:
     table: tuple[Any, ...] = (
         Disks(), Snapshots(), Machines(unseal), Attachments(), PlacementGroups(), VirtualPrivateClouds(), SubnetsOf(),
         SecurityGroups(), PublicIPs(), Projects(), ServiceAccounts(), Credentials(), Hosts(), Policies(), Organizations(),
-        RoleBindings(), PermissionSets(), Buckets(), EncryptionKeys(), S3Keys(), BucketServiceAccounts(),
+        RoleBindings(), PermissionSets(), Buckets(), EncryptionKeys(), CustomDiskImages(), S3Keys(), BucketServiceAccounts(),
         BucketServiceAccountSecrets(),
     )  # fmt: skip
     return {r.kind.kind: r for r in table}
@@ -105,6 +106,7 @@ def admissions(world: World) -> dict[str, Admission]:
         ),
         "BucketServiceAccount": Admission(born=bound(bucket_account_born), still=True),
         "S3Key": Admission(born=bound(s3_key_born), still=True),
+        "CustomDiskImage": Admission(born=bound(_waiting)),
         "EncryptionKey": Admission(born=bound(encryption_key_born), still=True),
     }  # fmt: skip
     limited = bound(limits_amended)

@@ -15,7 +15,7 @@ from hansa.kinds.registry import key_of, read
 from hansa.kinds.resource import AnyResource, Key, Resource
 from hansa.kinds.storage import Bucket
 from hansa.objectindex.port import Check
-from hansa.objectindex.records import Held, Listing, Removed, UploadListing
+from hansa.objectindex.records import Held, Listing, Removed, UploadListing, Version
 from hansa.sealing import Sealer
 from hansa.store.port import Birth, Query, Store
 
@@ -38,6 +38,8 @@ class Contents(Protocol):
     async def close_bucket(self, bucket: str) -> bool: ...
 
     async def reopen_bucket(self, bucket: str) -> None: ...
+
+    async def get(self, bucket: str, key: str, id: str = "") -> Version | None: ...
 
     async def held(self, bucket: str) -> Held: ...
 

@@ -10,7 +10,7 @@ format ever comes from a tenant: everything here is already validated data.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -133,11 +133,40 @@ class VolumeState(StrEnum):
     HOST_FULL = "host-full"  # the host's disk has no room for it now; `message` says how full it is
 
 
+class ImageFormat(StrEnum):
+    """Of an uploaded image: what the name of its object says, and nothing in it."""
+
+    QCOW2 = "qcow2"
+    VHDX = "vhdx"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One version of an object that holds a disk image. To an engine its key is a word for `ObjectSource`, no more."""
+
+    project: str
+    region: str
+    bucket: str  # uid
+    key: str
+    version: str
+    format: ImageFormat
+    size_bytes: int
+
+
+class ObjectSource(Protocol):
+    """Where uploads are read."""
+
+    def read(self, upload: Upload) -> AsyncGenerator[bytes, None]:
+        """Its bytes, in order. Raises Retry, and Refused for one that is gone or cannot be opened."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One disk as it is wanted: blank, from a catalogue image, or a full copy of another volume.
+    """One disk as it is wanted: blank, from a catalogue image, from an upload, or a full copy of another volume.
 
-    `image` is a family ("tiny"), `copy_of` the uid of a volume; both None: blank. A copy of a volume that a
+    `image` is a family ("tiny"), `copy_of` the uid of a volume; without one of the three it is blank. A copy of a volume that a
     running machine writes to is what a power cut would leave; it does not depend on its source once READY.
     `size_bytes` 0 means the source's own size.
     """
@@ -147,6 +176,7 @@ class Volume:
     size_bytes: int
     image: str | None = None
     copy_of: str | None = None
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from hansa.kinds.registry import unbuilt
 
 MODULES = (bindings, compute, fleet, iam, networking, quotas, sovereignty, storage)
 
-unbuilt("compute", "v1beta2", REGIONAL, "customDiskImages", reason="custom images need object storage, which is not built yet")  # fmt: skip
 unbuilt("loadbalancer", "v1alpha1", REGIONAL, "loadBalancers", "backendPools", "backendServices", "l4Routes", reason="load balancers are not built yet")  # fmt: skip
 unbuilt("storage", "v1", REGIONAL, "fileStores", reason="file storage is not built yet")
 unbuilt("think", "v1beta2", REGIONAL, "instances", reason="model serving is not built yet")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,7 @@ from hansa.units import (
 
 REGIONAL = "projects/{project}/regions/{region}"
 StackType = Literal["dual-stack", "ipv6-only", "ipv4-only"]
+IMAGE_ENDINGS = (".qcow2", ".vhdx", ".raw")
 
 
 class Size(Wire):
@@ -89,7 +90,62 @@ class DiskImage(
     """A published image. `osImage` and `osVersion` say what really boots."""
 
 
+class CustomImageSource(Wire):
+    """One object of a bucket, of one version or of the latest. What ends its key is the format of the image."""
+
+    bucket_ref: Annotated[str, refers("Bucket", holds=False)]
+    service_account_ref: Annotated[str, refers("BucketServiceAccount", holds=False)]
+    path: str
+    version: str | None = Field(None, min_length=1, max_length=1024)
+
+    @field_validator("path")
+    @classmethod
+    def _key(cls, path: str) -> str:
+        if not 0 < len(path.encode()) <= 1024:
+            raise ValueError("must have 1 to 1024 bytes, as every key of an object")
+        if not path.endswith(IMAGE_ENDINGS):
+            raise ValueError(f"must end with one of {', '.join(IMAGE_ENDINGS)}: the format of the image")
+        return path
+
+    @property
+    def ending(self) -> str:
+        return self.path.rpartition(".")[2]
+
+
+class CustomDiskImageSpec(Spec):
+    architecture: Literal["amd64"] = fixed()
+    default_disk_size: Size
+    source: CustomImageSource = fixed()
+    description: str | None = Field(None, max_length=1000)
+    os_name: str | None = Field(None, max_length=200)
+    os_version: str | None = Field(None, max_length=200)
+    image_version: str | None = Field(None, max_length=200)
+
+    @field_validator("default_disk_size")
+    @classmethod
+    def _sane(cls, size: Size) -> Size:
+        return _sane_size(size)
+
+
+class CustomDiskImage(
+    Resource[CustomDiskImageSpec, Status],
+    service="compute", version="v1beta2", collection="customDiskImages", scope=REGIONAL, short=("customimage",),
+    columns=(("PATH", "spec.source.path"), ("OS", "spec.osName"), ("VERSION", "spec.osVersion"),
+             ("SIZE", "spec.defaultDiskSize")),
+):  # fmt: skip
+    """An image that lies in a bucket. Ready: the object is there, and the bucket service account may read it.
+
+    What it really is shows when a disk is made of it: that is inspected and converted apart from everything else.
+    """
+
+
 # -- disks --------------------------------------------------------------------------------------
+
+
+def _sane_size(size: Size) -> Size:
+    if not 0 < size.size_bytes <= DISK_BYTES_MAX:
+        raise ValueError("must be more than nothing and at most 64 TB")
+    return size
 
 
 class DiskPlacement(Wire):
@@ -127,9 +183,7 @@ class DiskSpec(Spec):
     @field_validator("disk_size")
     @classmethod
     def _sane(cls, size: Size | None) -> Size | None:
-        if size is not None and not 0 < size.size_bytes <= DISK_BYTES_MAX:
-            raise ValueError("must be more than nothing and at most 64 TB")
-        return size
+        return None if size is None else _sane_size(size)
 
     @model_validator(mode="after")
     def _sized(self) -> DiskSpec:
@@ -153,6 +207,7 @@ class DiskStatus(MeteredStatus):
     size_bytes: int = hidden(0)  # as the engine made it, 0: not yet
     family: str | None = hidden()  # image family that it was made from, "": none
     source: str | None = hidden()  # uid of the snapshot that it is a copy of
+    upload: dict[str, Any] | None = hidden()  # the object that it is made from
     begun: bool = hidden(False)  # an engine may be making the copy
 
     @property

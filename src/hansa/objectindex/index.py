@@ -5,7 +5,11 @@ A driver runs transactions (`write`) and reads beside them (`read`). Reads see w
 
 from __future__ import annotations
 
+import itertools
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -31,7 +35,8 @@ from hansa.objectindex.records import (
     Versioning,
     Written,
 )
-from hansa.objectindex.steps import Asked, Transaction
+from hansa.objectindex.steps import Asked, Nearly
+from hansa.objectindex.transaction import Transaction, bucket_owner, project_owner
 from hansa.store.locks import number
 
 T = TypeVar("T")
@@ -41,9 +46,16 @@ NEWEST: Final = 1 << 62
 
 
 class Driver(Protocol):
+    alone: bool  # transactions come one after the other, and nobody needs names
     batch_min: int  # rows of a listing that one question costs little more than none
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
+
+    async def rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int
+    ) -> Sequence[Row] | None:
+        """Rows of `LIST` and, without an order, common prefixes, worked out by the database; None: fetch batches."""
+        ...
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         """One transaction, durable when it returns. `work` may run more than once."""
@@ -57,35 +69,41 @@ class SqlObjectIndex:
 
     def __init__(self, driver: Driver, clock: Clock) -> None:
         self._driver, self._clock = driver, clock
-        self._reading = _Reading(driver)
+        self._new_ref = _Refs()
 
     # -- objects ----------------------------------------------------------------------------
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
         if id:
-            return await steps.version(self._reading, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await steps.version(self._reading, sql.READ_LATEST, bucket=bucket, key=encoded(key))
+            return await steps.version(self._read, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await steps.version(self._read, sql.READ_LATEST, bucket=bucket, key=encoded(key))
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
-        return await self._write(_key(new.bucket, new.key), lambda tx: steps.publish(tx, asked, new, versioning))
+        asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
+        return await self._counted(
+            _key(new.bucket, new.key), asked, lambda tx, asked: steps.publish(tx, asked, new, versioning)
+        )
 
     async def lay_marker(
         self, new: NewVersion, versioning: Versioning, *, project: str, check: Check | None = None,
         events: Sequence[str] = (),
     ) -> Removed:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), UNLIMITED, check, events)
+        asked = self._asked(new.bucket, encoded(new.key), project, UNLIMITED, check, events)
         return await self._write(_key(new.bucket, new.key), lambda tx: steps.lay_marker(tx, asked, new, versioning))
 
     async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:
-        asked = Asked(bucket, encoded(key), project, self._clock.now(), UNLIMITED, check)
+        if not _may_be(id):
+            return Removed()
+        asked = self._asked(bucket, encoded(key), project, UNLIMITED, check)
         return await self._write(_key(bucket, key), lambda tx: steps.remove(tx, asked, id))
 
     async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
-        asked = Asked(bucket, encoded(key), "", self._clock.now())
+        if not _may_be(id):
+            return None
+        asked = self._asked(bucket, encoded(key), "")
         return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change))
 
     async def list(
@@ -93,17 +111,28 @@ class SqlObjectIndex:
     ) -> Listing:
         async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
             low = low if behind is None else next_key(behind[0])
-            return await self._driver.read(sql.LIST, bucket=bucket, low=low, high=high, limit=count)
+            return await self._read(sql.LIST, bucket=bucket, low=low, high=high, limit=count)
 
         high = successor(encoded(prefix))
         low = order.first_key(encoded(after), encoded(prefix), encoded(delimiter))
-        found = await self._page(fetch, low, None, prefix, delimiter, limit)
+        found = await self._rolled(bucket, low, high, prefix, delimiter, limit) if delimiter else None
+        if found is None:
+            found = await self._page(fetch, low, None, prefix, delimiter, limit)
         shown = documents.shown_facts
         versions = [
             Version(bucket, key.decode(), id, ord, True, False, size, etag, modified, shown(facts))
             for key, ord, size, etag, modified, id, facts in found.rows
         ]
         return Listing(tuple(versions), tuple(found.prefixes), found.last.decode(), "", found.truncated)
+
+    async def _rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: str, delimiter: str, limit: int
+    ) -> Found | None:
+        most = min(limit, LIST_MAX)
+        rows = await self._driver.rolled(
+            bucket, low, high, encoded(prefix), encoded(delimiter), most + 1 if most else 0
+        )
+        return None if rows is None else order.rolled(rows, most)
 
     async def list_versions(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", after_id: str = "",
@@ -113,17 +142,17 @@ class SqlObjectIndex:
             rows: list[Row] = []
             if behind is not None:
                 place = {"key": behind[0], "ord": behind[1]}
-                rows += await self._driver.read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
+                rows += await self._read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
                 low = next_key(behind[0])
             if len(rows) < count:
                 span = {"low": low, "high": high}
-                rows += await self._driver.read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
+                rows += await self._read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
             return rows
 
         high = successor(encoded(prefix))
         low, behind = order.first_key(encoded(after), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after)):
-            at = await self._driver.read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
+            at = await self._read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
             behind = (encoded(after), at[0][0] if at else NEWEST)
         found = await self._page(fetch, low, behind, prefix, delimiter, limit)
         shown = documents.shown_facts
@@ -145,11 +174,11 @@ class SqlObjectIndex:
     # -- multipart --------------------------------------------------------------------------
 
     async def begin(self, upload: Upload, *, project: str) -> None:
-        asked = Asked(upload.bucket, encoded(upload.key), project, self._clock.now())
+        asked = self._asked(upload.bucket, encoded(upload.key), project)
         await self._write([(_bucket(upload.bucket), False)], lambda tx: steps.begin(tx, asked, upload))
 
     async def upload(self, bucket: str, id: str) -> Upload | None:
-        rows = await self._driver.read(sql.UPLOAD, bucket=bucket, id=id)
+        rows = await self._read(sql.UPLOAD, bucket=bucket, id=id)
         return _upload_of(rows[0]) if rows else None
 
     async def uploads(
@@ -160,17 +189,17 @@ class SqlObjectIndex:
             rows: list[Row] = []
             if behind is not None:
                 place = {"key": behind[0], "started": behind[1], "id": behind[2]}
-                rows += await self._driver.read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
+                rows += await self._read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
                 low = next_key(behind[0])
             if len(rows) < count:
                 span = {"low": low, "high": high}
-                rows += await self._driver.read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
+                rows += await self._read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
             return rows
 
         high = successor(encoded(prefix))
         low, behind = order.first_key(encoded(after_key), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after_key)):
-            at = await self._driver.read(sql.UPLOAD, bucket=bucket, id=after_id)
+            at = await self._read(sql.UPLOAD, bucket=bucket, id=after_id)
             behind = (encoded(after_key), at[0][1] if at else 0.0, after_id if at else "")
         found = await self._page(fetch, low, behind, prefix, delimiter, limit)
         uploads = tuple([_upload_of(row) for row in found.rows])
@@ -178,29 +207,35 @@ class SqlObjectIndex:
         return UploadListing(uploads, tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
 
     async def put_part(self, bucket: str, part: Part, *, project: str, limits: Limits = UNLIMITED) -> bool:
-        asked = Asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, self._clock.now(), limits)
+        if not _may_be(part.upload):
+            return False
+        asked = self._asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, limits)
         names = [(_upload(part.upload), False), (number("s3 part", part.upload, str(part.piece.number)), True)]
-        return await self._write(names, lambda tx: steps.put_part(tx, asked, part))
+        return await self._counted(names, asked, lambda tx, asked: steps.put_part(tx, asked, part))
 
     async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
-        rows = await self._driver.read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
+        rows = await self._read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
         return [Part(upload, documents.piece_of(orjson.loads(piece)), modified) for piece, modified, _ in rows]
 
     async def complete(
         self, upload: str, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
         check: Check | None = None, events: Sequence[str] = (),
     ) -> Written | None:  # fmt: skip
-        asked = Asked(new.bucket, encoded(new.key), project, self._clock.now(), limits, check, events)
+        asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
+        if not _may_be(upload):
+            return None
         names = [*_key(new.bucket, new.key), (_upload(upload), True)]
-        return await self._write(names, lambda tx: steps.complete(tx, asked, upload, new, versioning))
+        return await self._counted(names, asked, lambda tx, asked: steps.complete(tx, asked, upload, new, versioning))
 
     async def completed(self, bucket: str, upload: str) -> Version | None:
         since = self._clock.now() - steps.COMPLETED_S
-        rows = await self._driver.read(sql.COMPLETED, bucket=bucket, upload=upload, since=since)
+        rows = await self._read(sql.COMPLETED, bucket=bucket, upload=upload, since=since)
         return await self.get(bucket, rows[0][0].decode(), rows[0][1]) if rows else None
 
     async def abort(self, bucket: str, upload: str, *, project: str) -> bool:
-        asked = Asked(bucket, upload.encode(), project, self._clock.now())
+        if not _may_be(upload):
+            return False
+        asked = self._asked(bucket, upload.encode(), project)
         return await self._write([(_upload(upload), True)], lambda tx: steps.abort(tx, asked, upload))
 
     # -- buckets ----------------------------------------------------------------------------
@@ -213,19 +248,27 @@ class SqlObjectIndex:
         await self._write([(_bucket(bucket), True)], lambda tx: tx.all(sql.REOPEN, bucket=bucket))
 
     async def closed_at(self, bucket: str) -> float | None:
-        rows = await self._driver.read(sql.CLOSED, bucket=bucket)
+        rows = await self._read(sql.CLOSED, bucket=bucket)
         return float(rows[0][0]) if rows else None
 
     async def held(self, bucket: str) -> Held:
-        return await steps.held(self._reading, steps.bucket_owner(bucket))
+        return await self._held(bucket_owner(bucket))
 
     async def held_by(self, project: str) -> Held:
-        return await steps.held(self._reading, steps.project_owner(project))
+        return await self._held(project_owner(project))
+
+    async def _read(self, statement: str, **parameters: Any) -> Sequence[Row]:
+        if all(_may_be(value) for value in parameters.values() if isinstance(value, str)):
+            return await self._driver.read(statement, **parameters)
+        return []
+
+    async def _held(self, owner: str) -> Held:
+        return Held(*[int(count) for count in (await self._read(sql.HELD, owner=owner))[0]])
 
     # -- keeping house ----------------------------------------------------------------------
 
     async def garbage(self, *, before: float, limit: int = 500) -> Sequence[Garbage]:
-        return [Garbage(*row) for row in await self._driver.read(sql.GARBAGE, before=before, limit=limit)]
+        return [Garbage(*row) for row in await self._read(sql.GARBAGE, before=before, limit=limit)]
 
     async def reaped(self, blobs: Sequence[str]) -> None:
         await self._write((), lambda tx: tx.many(sql.REAPED, [{"blob": blob} for blob in sorted(blobs)]))
@@ -235,23 +278,23 @@ class SqlObjectIndex:
         await self._write((), lambda tx: tx.many(sql.DISCARD_BLOB, rows))
 
     async def known(self, blobs: Sequence[str]) -> frozenset[str]:
-        rows = await self._driver.read(sql.KNOWN, blobs=documents.text(list(blobs)))
+        rows = await self._read(sql.KNOWN, blobs=documents.text(list(blobs)))
         return frozenset([row[0] for row in rows])
 
     async def blobs(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
-        rows = await self._driver.read(sql.BLOBS, after=after, limit=min(limit, LIST_MAX))
+        rows = await self._read(sql.BLOBS, after=after, limit=min(limit, LIST_MAX))
         return [row[0] for row in rows]
 
     async def walk(self, *, after: tuple[str, str, int] = ("", "", 0), limit: int = 500) -> Sequence[Version]:
         bucket, key, ord = after
         place = {"bucket": bucket, "key": encoded(key)}
-        rows: list[Row] = list(await self._driver.read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
+        rows: list[Row] = list(await self._read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
         if len(rows) < limit:
-            rows += await self._driver.read(sql.WALK, limit=limit - len(rows), **place)
+            rows += await self._read(sql.WALK, limit=limit - len(rows), **place)
         return [steps.bare(row) for row in rows]
 
     async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        rows = await self._driver.read(sql.EVENTS, what=what, after=after, limit=limit)
+        rows = await self._read(sql.EVENTS, what=what, after=after, limit=limit)
         return [Event(ord, bucket, key.decode(), id, what, at) for ord, bucket, key, id, what, at in rows]
 
     async def done(self, numbers: Sequence[int]) -> None:
@@ -266,17 +309,34 @@ class SqlObjectIndex:
         if value is not None:
             await self._write((), lambda tx: tx.all(sql.SET_NOTE, name=name, value=value))
             return value
-        rows = await self._driver.read(sql.NOTE, name=name)
+        rows = await self._read(sql.NOTE, name=name)
         return str(rows[0][0]) if rows else ""
 
     async def floor(self, now: float) -> float:
-        rows = await self._driver.read(sql.NOTE, name=_FLOOR)
+        rows = await self._read(sql.NOTE, name=_FLOOR)
         if rows and float(rows[0][0]) >= now:
             return float(rows[0][0])
         return await self._write([(number("s3 floor"), True)], lambda tx: _raise_floor(tx, now))
 
     async def close(self) -> None:
         await self._driver.close()
+
+    def _asked(
+        self, bucket: str, key: bytes, project: str, limits: Limits = UNLIMITED, check: Check | None = None,
+        events: Sequence[str] = (),
+    ) -> Asked:  # fmt: skip
+        now, alone = self._clock.now(), self._driver.alone
+        return Asked(bucket, key, project, now, self._new_ref, limits, check, events, alone)
+
+    async def _counted(
+        self, names: Names, asked: Asked, step: Callable[[Transaction, Asked], Awaitable[T]]
+    ) -> T:  # fmt: skip
+        """A write that limits may refuse: near one of them it counts alone."""
+        try:
+            return await self._write(names, lambda tx: step(tx, asked))
+        except Nearly:
+            alone = replace(asked, alone=True)
+            return await self._write(names, lambda tx: step(tx, alone))
 
     async def _write(self, names: Names, work: Callable[[Transaction], Awaitable[T]]) -> T:
         return await self._driver.write(work, sorted(names))
@@ -292,19 +352,20 @@ async def _raise_floor(tx: Transaction, now: float) -> float:
     return latest
 
 
-class _Reading:
-    """Reads as the steps ask for them."""
+class _Refs:
+    """Numbers of rows of inline bytes, nearly in order: so new rows lie together. Microseconds, and twelve bits that
+    keep processes apart; should two of them meet after all, the second write is refused, and tried again."""
 
-    alone, slots = True, 1
+    def __init__(self) -> None:
+        self._count = itertools.count(secrets.randbits(12))
 
-    def __init__(self, driver: Driver) -> None:
-        self.all = driver.read
+    def __call__(self) -> int:
+        return time.time_ns() // 1000 << 12 | next(self._count) & 0xFFF
 
-    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
-        raise NotImplementedError("reading writes nothing")
 
-    async def hold(self, name: int, *, alone: bool) -> None:
-        raise NotImplementedError("reading holds nothing")
+def _may_be(id: str) -> bool:
+    """Whether something can have this id: all of them are ours, and not every text is one that a database takes."""
+    return id.isascii() and "\0" not in id
 
 
 def _key(bucket: str, key: str) -> list[tuple[int, bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hansa.errors import NotFound
 from hansa.objectindex.port import Check
-from hansa.objectindex.records import Held, Listing, Removed, UploadListing
+from hansa.objectindex.records import Held, Listing, Removed, UploadListing, Version
 
 
 class NothingStored:
@@ -15,6 +15,9 @@ class NothingStored:
 
     async def reopen_bucket(self, bucket: str) -> None:
         return
+
+    async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
+        return None
 
     async def held(self, bucket: str) -> Held:
         return Held()

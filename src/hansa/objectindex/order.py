@@ -81,6 +81,18 @@ async def page(
     return found
 
 
+def rolled(rows: Sequence[Row], limit: int) -> Found:
+    """A page of entries that a database rolled up: those without an order (the second column) are common prefixes."""
+    found = Found(truncated=len(rows) > limit)
+    for row in rows[:limit]:
+        found.last, found.last_row = row[0], row if row[1] is not None else None
+        if row[1] is None:
+            found.prefixes.append(row[0].decode())
+        else:
+            found.rows.append(row)
+    return found
+
+
 def _take(found: Found, batch: Sequence[Row], prefix: bytes, delimiter: bytes, limit: int) -> bytes:
     """Puts a batch on the page. The end of what the last common prefix hides, when the batch ends inside of that."""
     hidden = b""

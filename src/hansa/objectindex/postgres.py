@@ -20,10 +20,13 @@ import asyncpg
 from hansa.clock import Clock
 from hansa.errors import Bug, Retry
 from hansa.objectindex import statements as sql
+from hansa.objectindex import transaction
 from hansa.objectindex.index import Names, SqlObjectIndex
 from hansa.objectindex.migrate import migrate_postgresql
 from hansa.objectindex.order import Row
-from hansa.objectindex.steps import Transaction
+from hansa.objectindex.records import NULL, Held
+from hansa.objectindex.transaction import Counts, Looked, Make, Project, Transaction, bucket_owner, project_owner
+from hansa.store.locks import number
 from hansa.store.postgres import ACQUIRE_S, CONNECT_S, SETTINGS, STATEMENT_S, WRITE_S, connect, shown
 from hansa.store.postgres_words import AGAIN, ERRORS, numbered, told
 
@@ -45,6 +48,7 @@ async def open_postgres(url: str, clock: Clock) -> SqlObjectIndex:
 
 
 class PostgresDriver:
+    alone = False
     batch_min = 32
 
     def __init__(self, url: str) -> None:
@@ -80,11 +84,11 @@ class PostgresDriver:
                 await self._pool.release(connection, timeout=CONNECT_S)
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]:
-        """A connection that broke meanwhile is replaced once: a read may be repeated."""
         text, names = _translated(statement)
-        values = [parameters[name] for name in names]
-        if any(isinstance(value, str) and "\0" in value for value in values):
-            return []  # no text here has it, so nothing of that name can be there
+        return await self._asked(text, [parameters[name] for name in names])
+
+    async def _asked(self, text: str, values: Sequence[Any]) -> Sequence[Row]:
+        """A connection that broke meanwhile is replaced once: a read may be repeated."""
         for last in (False, True):
             async with self._connection() as connection:
                 try:
@@ -93,6 +97,12 @@ class PostgresDriver:
                     if last or not _is_broken(connection):
                         raise told(error, self._where) from error
         raise AssertionError
+
+    async def rolled(
+        self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int
+    ) -> Sequence[Row]:
+        """One question, where batches would take one for each folder."""
+        return await self._asked(_ROLLED, [bucket, low, high, len(prefix), delimiter, limit])
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         try:
@@ -153,24 +163,69 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # its package has 
 
 
 class _Transaction:
-    alone, slots = False, SLOTS
-
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
     async def all(self, statement: str, **parameters: Any) -> Sequence[Row]:
         text, names = _translated(statement)
-        try:
-            return await self._connection.fetch(text, *[parameters[name] for name in names])  # type: ignore[no-any-return]
-        except asyncpg.DataError as error:
-            raise Bug("the database refused a value of ours", detail=type(error).__name__) from error
+        return await self._fetch(text, *[parameters[name] for name in names])
 
     async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
         text, names = _translated(statement)
         await self._connection.executemany(text, [[row[name] for name in names] for row in rows])
 
-    async def hold(self, name: int, *, alone: bool) -> None:
-        await self._connection.execute(f"select {_lock(name, alone)}")
+    async def look(self, bucket: str, key: bytes, project: Project | None) -> Looked:
+        ((closed, latest, null, *sums),) = await self._fetch(_LOOK, bucket, key, *_asking(project))
+        latest, null = _row(latest), _row(null)
+        is_null = latest is None or latest[5] == NULL
+        return Looked(closed, latest, latest if is_null else null, Held(*sums))
+
+    async def room(self, project: Project) -> Held:
+        return Held(*(await self._fetch(_ROOM, *_asking(project)))[0])
+
+    async def make(self, new: Make) -> int:
+        counts = new.counts
+        rows = await self._fetch(
+            _MAKE, new.bucket, new.key, new.id, int(new.marker), new.size, new.etag, new.modified, new.shown, new.facts,
+            new.ref, new.replaced, new.demoted, list(new.freed.refs), list(new.freed.blobs), new.now,
+            [ref for ref, _ in new.inline], [body for _, body in new.inline], list(new.used),
+            bucket_owner(new.bucket), project_owner(new.project), _slot(new.bucket, new.key),
+            counts.bytes, counts.versions, counts.current, counts.upload_bytes, counts.uploads,
+        )  # fmt: skip
+        return int(rows[0][0])
+
+    async def count(self, bucket: str, key: bytes, project: str, counts: Counts) -> None:
+        await transaction.count(self, bucket, project, counts, _slot(bucket, key))
+
+    async def _fetch(self, text: str, *values: Any) -> Sequence[Row]:
+        try:
+            return await self._connection.fetch(text, *values)  # type: ignore[no-any-return]
+        except asyncpg.DataError as error:
+            raise Bug("the database refused a value of ours", detail=type(error).__name__) from error
+
+
+_ROLLED: Final = "select * from s3_rolled($1, $2, $3, $4, $5, $6)"
+_LOOK: Final = "select * from s3_look($1, $2, $3, $4, $5)"
+_ROOM: Final = "select * from s3_room($1, $2, $3)"
+_MAKE: Final = f"select s3_make({', '.join(f'${n}' for n in range(1, 27))})"
+
+
+def _asking(project: Project | None) -> tuple[str | None, int | None, bool | None]:
+    return (None, None, None) if project is None else (project_owner(project.uid), project.name, project.alone)
+
+
+def _row(composite: Any) -> Row | None:
+    """A row of `s3_versions` as the statements order its columns."""
+    if composite is None or composite[0] is None:
+        return None
+    return tuple([composite[name] for name in _NAMES])
+
+
+_NAMES: Final = tuple(sql.COLUMNS.split(", "))
+
+
+def _slot(bucket: str, key: bytes) -> int:
+    return number("s3 slot", bucket, key.hex()) % SLOTS
 
 
 def _opening(names: Names) -> str:

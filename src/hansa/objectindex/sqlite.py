@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from hansa.errors import Bug, HansaError, Retry
+from hansa.objectindex import transaction
 from hansa.objectindex.index import Names
 from hansa.objectindex.migrate import migrate_sqlite
 from hansa.objectindex.order import Row
-from hansa.objectindex.steps import Transaction
+from hansa.objectindex.records import Held
+from hansa.objectindex.transaction import Counts, Looked, Make, Project, Transaction
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[Any]]
@@ -30,6 +32,7 @@ GROUP_MAX: Final = 64  # writes that share one flush
 OPEN_BUSY_MS: Final = 10_000  # others may be bringing the schema up to date
 TURN_S: Final = 10.0  # for this process's turn to write
 LOOK_S: Final = 0.001
+CACHE_KIB: Final = 32 * 1024  # of each of the two connections
 OWN_FAULTS: Final = (
     ArithmeticError,
     AssertionError,
@@ -41,6 +44,7 @@ OWN_FAULTS: Final = (
 
 
 class SqliteDriver:
+    alone = True
     batch_min = 2
 
     def __init__(self, path: Path | str) -> None:
@@ -72,6 +76,9 @@ class SqliteDriver:
         except sqlite3.Error as error:
             raise Retry("the object index does not answer", detail=str(error)) from error
 
+    async def rolled(self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int) -> None:
+        """Batches cost nothing here."""
+
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
         """`names` are of no use here: transactions come one after the other."""
         if self._closed:
@@ -87,7 +94,7 @@ class SqliteDriver:
         while self._queue:
             try:
                 await self._begin()
-            except (sqlite3.Error, HansaError) as error:
+            except (sqlite3.Error, OSError, HansaError) as error:
                 self._abandon(self._taken(), error)
                 continue
             await self._group(self._taken())
@@ -119,6 +126,9 @@ class SqliteDriver:
         except sqlite3.Error as error:
             self._abandon(group, error)
             return
+        except BaseException as error:  # nobody waits for ever, whatever it was
+            self._abandon(group, error)
+            raise
         finally:
             if self._turns is not None:
                 self._turns.give_back()
@@ -147,7 +157,7 @@ class SqliteDriver:
         self._writer.execute("rollback to one")
         self._writer.execute("release one")
 
-    def _abandon(self, group: Sequence[tuple[Work, asyncio.Future[Any]]], error: Exception) -> None:
+    def _abandon(self, group: Sequence[tuple[Work, asyncio.Future[Any]]], error: BaseException) -> None:
         """Disk full, locked, or I/O: nothing of the group is kept, and everybody is told to try again."""
         with contextlib.suppress(sqlite3.Error):  # whoever comes next finds out
             if self._writer.in_transaction:
@@ -173,8 +183,6 @@ class SqliteDriver:
 class _Transaction:
     """Statements of the open transaction; nothing here ever really waits."""
 
-    alone, slots = True, 1
-
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
@@ -184,8 +192,17 @@ class _Transaction:
     async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None:
         self._connection.executemany(statement, rows)
 
-    async def hold(self, name: int, *, alone: bool) -> None:
-        """All is held already."""
+    async def look(self, bucket: str, key: bytes, project: Project | None) -> Looked:
+        return await transaction.look(self, bucket, key, project)
+
+    async def room(self, project: Project) -> Held:
+        return await transaction.held(self, transaction.project_owner(project.uid))
+
+    async def make(self, new: Make) -> int:
+        return await transaction.make(self, new)
+
+    async def count(self, bucket: str, key: bytes, project: str, counts: Counts) -> None:
+        await transaction.count(self, bucket, project, counts, slot=0)
 
 
 class _Turns:
@@ -229,4 +246,5 @@ def _lock_file(database: Path, suffix: str) -> int:
 def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.execute(f"pragma busy_timeout={OPEN_BUSY_MS}")
+    connection.execute(f"pragma cache_size=-{CACHE_KIB}")
     return connection

@@ -39,7 +39,7 @@ WALK_KEY = f"select {COLUMNS} from s3_versions where {_KEY} and ord < :ord order
 # -- bytes --------------------------------------------------------------------------------------
 
 INLINE = "select body from s3_inline where ref = :ref"
-INSERT_INLINE = "insert into s3_inline (body) values (:body) returning ref"
+INSERT_INLINE = "insert into s3_inline (ref, body) values (:ref, :body)"
 DELETE_INLINE = "delete from s3_inline where ref = :ref"
 
 # A blob that was given up and is published after all is in use.

@@ -6,13 +6,13 @@ stays true until it commits. Nothing here knows which database it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
-from hansa.errors import Conflict, Full, NotFound, Retry
+from hansa.errors import Conflict, Full, HansaError, NotFound
 from hansa.objectindex import documents
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Row
@@ -31,60 +31,47 @@ from hansa.objectindex.records import (
     Versioning,
     Written,
 )
-from hansa.store.locks import number
+from hansa.objectindex.transaction import Counts, Freed, Make, Project, Transaction, bucket_owner, free
 
 COMPLETED_S: Final = 3600.0
 # Where many write side by side, what is small counts against a limit beside others, as long as so many of them could
 # not spend what is left. What is larger, and everything near the limit, counts one after the other.
 SMALL: Final = 1 << 20
 SIDE_BY_SIDE: Final = 512
-
-
-class Transaction(Protocol):
-    alone: bool  # transactions come one after the other
-    slots: int  # rows over which each sum is spread, so that writers need not wait for one another
-
-    async def all(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
-
-    async def many(self, statement: str, rows: Sequence[dict[str, Any]]) -> None: ...
-
-    async def hold(self, name: int, *, alone: bool) -> None:
-        """A name until the end of the transaction."""
-        ...
+NOTHING: Final = Counts()
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What every write says: of which key, whose it is, when, and how much the project may hold."""
+    """What every write says: of which key, whose it is, when, and how much the project may hold. `new_ref` numbers
+    rows of inline bytes; `alone`: count against the limits alone, whatever the size."""
 
     bucket: str
     key: bytes
     project: str
     now: float
+    new_ref: Callable[[], int]
     limits: Limits = UNLIMITED
     check: Check | None = None
     events: Sequence[str] = ()
+    alone: bool = False
+
+    def project_for(self, more_bytes: int) -> Project | None:
+        """The project whose limits are to hold while so many bytes are added; None: nothing can be passed."""
+        if self.limits.bytes is None and self.limits.versions is None:
+            return None
+        return Project(self.project, self.alone or more_bytes > SMALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What a write adds to the counts."""
-
-    bytes: int = 0
-    versions: int = 0
-    current: int = 0
-    upload_bytes: int = 0
-    uploads: int = 0
-
-
-NOTHING = Delta()
+class Nearly(HansaError):
+    """A small write cannot count beside others, so near is the limit: it has to be done again, alone."""
 
 
 # -- versions -----------------------------------------------------------------------------------
 
 
 async def publish(tx: Transaction, asked: Asked, new: NewVersion, versioning: Versioning) -> Written:
-    return await _make(tx, asked, new, versioning, None, NOTHING)
+    return await _make(tx, asked, new, versioning)
 
 
 async def lay_marker(tx: Transaction, asked: Asked, new: NewVersion, versioning: Versioning) -> Removed:
@@ -93,7 +80,7 @@ async def lay_marker(tx: Transaction, asked: Asked, new: NewVersion, versioning:
         if current is None or current[5] == NULL:
             return await _remove(tx, asked, current)
         versioning = Versioning.ENABLED  # since this caller looked: what has versions is not removed for good
-    made = await _make(tx, asked, new, versioning, None, NOTHING)
+    made = await _make(tx, asked, new, versioning)
     gone = made.replaced if versioning is Versioning.SUSPENDED else None
     return Removed(made.version, gone if gone is not None and gone.id == NULL else None)
 
@@ -118,51 +105,50 @@ async def amend(tx: Transaction, asked: Asked, id: str, change: Change) -> Versi
 
 
 async def _make(
-    tx: Transaction, asked: Asked, new: NewVersion, versioning: Versioning, kept: list[list[Any]] | None, beside: Delta
-) -> Written:
+    tx: Transaction, asked: Asked, new: NewVersion, versioning: Versioning, *,
+    kept: list[list[Any]] | None = None, beside: Counts = NOTHING,
+) -> Written:  # fmt: skip
     """`kept`: documents of the pieces, when the index has them already. `beside`: what else the write counts."""
-    await _check_open(tx, asked.bucket)
-    current = await _row(tx, sql.LATEST, asked)
+    project = asked.project_for(new.size)
+    looked = await tx.look(asked.bucket, asked.key, project)
+    _check_open(looked.closed)
+    current = looked.latest
     if asked.check is not None:
         asked.check(_seen(current))
-    old = None if versioning is Versioning.ENABLED else await _null_version(tx, asked, current)
-    delta = Delta(
+    old = None if versioning is Versioning.ENABLED else looked.null
+    counts = Counts(
         new.size - (old[2] if old else 0) + beside.bytes,
         (0 if old else 1) + beside.versions,
         (not new.marker) - _is_shown(current) + beside.current,
         beside.upload_bytes,
         beside.uploads,
     )
-    await _check_room(tx, asked, delta)
-    if old is not None:
-        await _delete(tx, old, asked.now)
-    if current is not None and current is not old:
-        await tx.all(sql.SET_LATEST, ord=current[1], latest=0)
-    made = await _insert(tx, asked, new, NULL if versioning is not Versioning.ENABLED else new.id, kept)
-    await _count(tx, asked, delta)
-    await _tell(tx, asked, made.id)
+    if project is not None:
+        _check_room(asked.limits, project, looked.held, counts)
+    id = new.id if versioning is Versioning.ENABLED else NULL
+    order = await tx.make(_made(asked, new, id, current, old, kept, counts))
+    await _tell(tx, asked, id)
+    made = Version(new.bucket, new.key, id, order, True, new.marker, new.size, new.etag, new.modified, new.facts)
     return Written(made, _seen(old or current))
 
 
-async def _null_version(tx: Transaction, asked: Asked, current: Row | None) -> Row | None:
-    if current is None or current[5] == NULL:
-        return current
-    return await _row(tx, sql.BY_ID, asked, id=NULL)
-
-
-async def _insert(
-    tx: Transaction, asked: Asked, new: NewVersion, id: str, kept: list[list[Any]] | None
-) -> Version:  # fmt: skip
-    facts = new.facts
-    pieces = [await _store_piece(tx, piece) for piece in facts.pieces] if kept is None else kept
-    rows = await tx.all(
-        sql.INSERT, bucket=asked.bucket, key=asked.key, id=id, marker=int(new.marker), size=new.size, etag=new.etag,
-        modified=new.modified, shown=documents.shown_document(facts),
-        facts=documents.text(documents.facts_document(facts, pieces)),
-        ref=(documents.ref_of(pieces[0]) or None) if len(pieces) == 1 else None,
+def _made(
+    asked: Asked, new: NewVersion, id: str, current: Row | None, old: Row | None, kept: list[list[Any]] | None,
+    counts: Counts,
+) -> Make:  # fmt: skip
+    stored = [_stored(piece, asked.new_ref) for piece in new.facts.pieces] if kept is None else []
+    pieces = [one.document for one in stored] if kept is None else kept
+    return Make(
+        asked.bucket, asked.key, id, new.marker, new.size, new.etag, new.modified, documents.shown_document(new.facts),
+        documents.text(documents.facts_document(new.facts, pieces)),
+        (documents.ref_of(pieces[0]) or None) if len(pieces) == 1 else None,
+        asked.project, counts, asked.now,
+        replaced=old[1] if old else None,
+        demoted=current[1] if current and (not old or old[1] != current[1]) else None,
+        freed=_freed(_pieces(old)) if old else Freed(),
+        inline=tuple([one.inline for one in stored if one.inline]),
+        used=tuple([one.blob for one in stored if one.blob]),
     )  # fmt: skip
-    order = int(rows[0][0])
-    return Version(new.bucket, new.key, id, order, True, new.marker, new.size, new.etag, new.modified, facts)
 
 
 async def _remove(tx: Transaction, asked: Asked, row: Row | None) -> Removed:
@@ -177,26 +163,26 @@ async def _remove(tx: Transaction, asked: Asked, row: Row | None) -> Removed:
         if before is not None:
             await tx.all(sql.SET_LATEST, ord=before[1], latest=1)
     current = _is_shown(before) - _is_shown(row) if row[7] else 0
-    await _count(tx, asked, Delta(-row[2], -1, current))
+    await _count(tx, asked, Counts(-row[2], -1, current))
     await _tell(tx, asked, row[5])
     return Removed(version=bare(row))
 
 
 async def _delete(tx: Transaction, row: Row, now: float) -> None:
     await tx.all(sql.DELETE, ord=row[1])
-    await _free(tx, orjson.loads(row[9]).get("p", ()), now)
+    await free(tx, _freed(_pieces(row)), now)
 
 
 # -- multipart ----------------------------------------------------------------------------------
 
 
 async def begin(tx: Transaction, asked: Asked, upload: Upload) -> None:
-    await _check_open(tx, asked.bucket)
+    _check_open(bool(await tx.all(sql.CLOSED, bucket=asked.bucket)))
     facts = documents.text(documents.facts_document(upload.facts, ()))
     await tx.all(
         sql.INSERT_UPLOAD, id=upload.id, bucket=asked.bucket, key=asked.key, started=upload.started, facts=facts
     )  # fmt: skip
-    await _count(tx, asked, Delta(uploads=1))
+    await _count(tx, asked, Counts(uploads=1))
 
 
 async def put_part(tx: Transaction, asked: Asked, part: Part) -> bool:
@@ -204,14 +190,20 @@ async def put_part(tx: Transaction, asked: Asked, part: Part) -> bool:
         return False
     piece = part.piece
     old = await tx.all(sql.PART, upload=part.upload, number=piece.number)
-    delta = Delta(upload_bytes=piece.size - (old[0][2] if old else 0))
-    await _check_room(tx, asked, delta)
-    document = documents.text(await _store_piece(tx, piece))
+    counts = Counts(upload_bytes=piece.size - (old[0][2] if old else 0))
+    if project := asked.project_for(piece.size):
+        _check_room(asked.limits, project, await tx.room(project), counts)
+    stored = _stored(piece, asked.new_ref)
+    if stored.inline:
+        await tx.all(sql.INSERT_INLINE, ref=stored.inline[0], body=stored.inline[1])
+    if stored.blob:
+        await tx.all(sql.USE_BLOB, blob=stored.blob)
+    document = documents.text(stored.document)
     await tx.all(
         sql.SET_PART, upload=part.upload, number=piece.number, size=piece.size, modified=part.modified, piece=document
     )  # fmt: skip
-    await _free(tx, [orjson.loads(row[0]) for row in old], asked.now)
-    await _count(tx, asked, delta)
+    await free(tx, _freed([orjson.loads(row[0]) for row in old]), asked.now)
+    await _count(tx, asked, counts)
     return True
 
 
@@ -223,9 +215,9 @@ async def complete(
     rows = await tx.all(sql.ALL_PARTS, upload=upload)
     stored = {part[0]: part for part in (orjson.loads(row[0]) for row in rows)}
     kept = [_stored_part(stored.pop(piece.number, None), piece) for piece in new.facts.pieces]
-    beside = Delta(upload_bytes=-sum(row[2] for row in rows), uploads=-1)
-    written = await _make(tx, asked, new, versioning, kept, beside)
-    await _free(tx, list(stored.values()), asked.now)
+    beside = Counts(upload_bytes=-sum(row[2] for row in rows), uploads=-1)
+    written = await _make(tx, asked, new, versioning, kept=kept, beside=beside)
+    await free(tx, _freed(stored.values()), asked.now)
     await _forget(tx, upload)
     await tx.all(sql.DROP_COMPLETED, since=asked.now - COMPLETED_S)
     await tx.all(
@@ -244,9 +236,9 @@ async def abort(tx: Transaction, asked: Asked, upload: str) -> bool:
     if not await tx.all(sql.UPLOAD, id=upload, bucket=asked.bucket):
         return False
     rows = await tx.all(sql.ALL_PARTS, upload=upload)
-    await _free(tx, [orjson.loads(row[0]) for row in rows], asked.now)
+    await free(tx, _freed([orjson.loads(row[0]) for row in rows]), asked.now)
     await _forget(tx, upload)
-    await _count(tx, asked, Delta(upload_bytes=-sum(row[2] for row in rows), uploads=-1))
+    await _count(tx, asked, Counts(upload_bytes=-sum(row[2] for row in rows), uploads=-1))
     return True
 
 
@@ -266,83 +258,60 @@ async def close_bucket(tx: Transaction, bucket: str, now: float) -> bool:
     return True
 
 
-async def _check_open(tx: Transaction, bucket: str) -> None:
-    if await tx.all(sql.CLOSED, bucket=bucket):
+def _check_open(closed: bool) -> None:
+    if closed:
         raise NotFound("the bucket is being deleted")
 
 
 # -- bytes and counts ---------------------------------------------------------------------------
 
 
-async def _store_piece(tx: Transaction, piece: Piece) -> list[Any]:
-    """Its document; its inline bytes, or its blob, are known from now on."""
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A piece as it is written down, and what has to be written besides."""
+
+    document: list[Any]
+    inline: tuple[int, bytes] | None = None
+    blob: str = ""
+
+
+def _stored(piece: Piece, new_ref: Callable[[], int]) -> _Stored:
     if piece.inline:
-        rows = await tx.all(sql.INSERT_INLINE, body=piece.inline)
-        return documents.piece_document(piece, int(rows[0][0]))
-    if piece.blob:
-        await tx.all(sql.USE_BLOB, blob=piece.blob)
-    return documents.piece_document(piece)
+        ref = new_ref()
+        return _Stored(documents.piece_document(piece, ref), (ref, piece.inline))
+    return _Stored(documents.piece_document(piece), None, piece.blob)
 
 
-async def _free(tx: Transaction, pieces: Sequence[Sequence[Any]], now: float) -> None:
-    """Inline bytes go at once; blobs become garbage."""
-    refs = [{"ref": ref} for piece in pieces if (ref := documents.ref_of(piece))]
-    blobs = [{"blob": blob, "since": now} for piece in pieces if (blob := documents.blob_of(piece))]
-    if refs:
-        await tx.many(sql.DELETE_INLINE, refs)
-    if blobs:
-        await tx.many(sql.SET_GARBAGE, blobs)
+def _freed(pieces: Iterable[Sequence[Any]]) -> Freed:
+    every = list(pieces)
+    refs = tuple([ref for piece in every if (ref := documents.ref_of(piece))])
+    return Freed(refs, tuple([blob for piece in every if (blob := documents.blob_of(piece))]))
 
 
-async def _check_room(tx: Transaction, asked: Asked, delta: Delta) -> None:
-    """Raises Full when a limit of the project would be passed. What makes less is always allowed."""
-    more_bytes, limits = delta.bytes + delta.upload_bytes, asked.limits
-    if (limits.bytes is None or more_bytes <= 0) and (limits.versions is None or delta.versions <= 0):
-        return
-    if not tx.alone:
-        left = _left(await held(tx, project_owner(asked.project)), limits)
-        aside = more_bytes <= SMALL and _is_far(left, 2)
-        await tx.hold(number("s3 project", asked.project), alone=not aside)
-    left = _left(await held(tx, project_owner(asked.project)), limits)
-    if more_bytes > max(0, left[0]):
-        raise Full(asked.project, "bytes", "the project holds as many bytes of objects as it may")
-    if delta.versions > max(0, left[1]):
-        raise Full(asked.project, "versions", "the project holds as many objects as it may")
-    if not tx.alone and aside and not _is_far(left, 1):
-        raise Retry("the project's count of objects changes too fast; try again")
+def _pieces(row: Row) -> Sequence[Sequence[Any]]:
+    pieces: Sequence[Sequence[Any]] = orjson.loads(row[9]).get("p", ())
+    return pieces
 
 
-def _left(there: Held, limits: Limits) -> tuple[float, float]:
-    """Bytes and versions that the project may add."""
-    return (
-        float("inf") if limits.bytes is None else limits.bytes - there.bytes - there.upload_bytes,
-        float("inf") if limits.versions is None else limits.versions - there.versions,
-    )
+def _check_room(limits: Limits, project: Project, there: Held, counts: Counts) -> None:
+    """Raises Full when a limit of the project would be passed, or Nearly. What makes less is always allowed."""
+    more_bytes, more_versions = counts.bytes + counts.upload_bytes, counts.versions
+    left_bytes = _INFINITE if limits.bytes is None else limits.bytes - there.bytes - there.upload_bytes
+    left_versions = _INFINITE if limits.versions is None else limits.versions - there.versions
+    if more_bytes > max(0, left_bytes):
+        raise Full(project.uid, "bytes", "the project holds as many bytes of objects as it may")
+    if more_versions > max(0, left_versions):
+        raise Full(project.uid, "versions", "the project holds as many objects as it may")
+    is_far = left_bytes > SIDE_BY_SIDE * SMALL and left_versions > SIDE_BY_SIDE
+    if not (is_far or project.alone) and (more_bytes > 0 or more_versions > 0):
+        raise Nearly("near a limit of the project")
 
 
-def _is_far(left: tuple[float, float], times: int) -> bool:
-    return left[0] > times * SIDE_BY_SIDE * SMALL and left[1] > times * SIDE_BY_SIDE
+_INFINITE: Final = 1 << 62
 
 
-async def held(tx: Transaction, owner: str) -> Held:
-    return Held(*(int(count) for count in (await tx.all(sql.HELD, owner=owner))[0]))
-
-
-async def _count(tx: Transaction, asked: Asked, delta: Delta) -> None:
-    slot = number("s3 slot", asked.bucket, asked.key.hex()) % tx.slots if tx.slots > 1 else 0
-    await tx.all(
-        sql.COUNT, bucket=bucket_owner(asked.bucket), project=project_owner(asked.project), slot=slot,
-        bytes=delta.bytes, versions=delta.versions, current=delta.current, upload_bytes=delta.upload_bytes,
-        uploads=delta.uploads,
-    )  # fmt: skip
-
-
-def bucket_owner(bucket: str) -> str:
-    return f"b:{bucket}"
-
-
-def project_owner(project: str) -> str:
-    return f"p:{project}"
+async def _count(tx: Transaction, asked: Asked, counts: Counts) -> None:
+    await tx.count(asked.bucket, asked.key, asked.project, counts)
 
 
 async def _tell(tx: Transaction, asked: Asked, id: str) -> None:
@@ -353,9 +322,12 @@ async def _tell(tx: Transaction, asked: Asked, id: str) -> None:
 # -- reading ------------------------------------------------------------------------------------
 
 
-async def version(tx: Transaction, statement: str, **key: Any) -> Version | None:
+Ask = Callable[..., Awaitable[Sequence[Row]]]
+
+
+async def version(ask: Ask, statement: str, **key: Any) -> Version | None:
     """With the bytes that lie inline: those of a single piece come along with the row."""
-    rows = await tx.all(statement, **key)
+    rows = await ask(statement, **key)
     if not rows:
         return None
     *row, body = rows[0]
@@ -364,7 +336,7 @@ async def version(tx: Transaction, statement: str, **key: Any) -> Version | None
     if len(pieces) == 1:
         return version_of(row, document, {documents.ref_of(pieces[0]): body} if body is not None else {})
     refs = [ref for piece in pieces if (ref := documents.ref_of(piece))]
-    return version_of(row, document, {ref: (await tx.all(sql.INLINE, ref=ref))[0][0] for ref in refs})
+    return version_of(row, document, {ref: (await ask(sql.INLINE, ref=ref))[0][0] for ref in refs})
 
 
 def _seen(row: Row | None) -> Version | None:

@@ -23,8 +23,15 @@ def reach(key: S3Key) -> tuple[Grant, ...]:
     return tuple(named) or (Grant(scope, WIDEST),)
 
 
+def objects_in(bucket: str) -> str:
+    """The reference under which roles speak of what is in a bucket."""
+    before, _, name = bucket.rpartition("/buckets/")
+    return f"{before}/objects/{name}"
+
+
 def as_bucket_account(it: BucketServiceAccount) -> Caller:
     """A bucket service account: it holds what is in its buckets, and nothing else anywhere."""
-    refs = tuple(ref_of(Bucket, Key(Bucket.kind, it.key.scope, name)) for name in it.spec.buckets)
+    buckets = (ref_of(Bucket, Key(Bucket.kind, it.key.scope, name)) for name in it.spec.buckets)
+    refs = tuple(ref for bucket in buckets for ref in (bucket, objects_in(bucket)))
     grants = (Grant(f"{PROJECT}/{it.key.project}", BUCKET_ACCOUNT, refs),) if refs else ()
     return Caller(it.ref, grants=grants, within=grants, via=it.ref)

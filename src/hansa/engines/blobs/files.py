@@ -9,22 +9,36 @@ really holds is not known then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import structlog
 
+from hansa.engines.blobs.filecalls import (
+    FOLDER_MODE,
+    MODE,
+    Calls,
+    after,
+    blobs_in,
+    flush_folder,
+    has_nameless_files,
+    make_root,
+    path_of,
+    private,
+    sweep,
+    told,
+)
 from hansa.engines.blobs.names import checked, is_id
 from hansa.engines.blobs.port import Capacity, StoredBlob
-from hansa.errors import Bug, Exhausted, HansaError, NotFound, Retry
+from hansa.errors import Bug, Exhausted, HansaError, Retry
 
 T = TypeVar("T")
 log = structlog.get_logger("hansa.blobs")
@@ -33,22 +47,9 @@ RESERVE: Final = 512 << 20  # bytes that stay free for databases and logs on the
 FLUSHERS: Final = 8  # flushes at the same time: the file system's journal makes one of them
 SUSPECT_S: Final = 10.0  # nothing is written so long after a failed flush
 CAPACITY_S: Final = 1.0  # so old may a look at the free room be
-SWEPT_S: Final = 86400.0  # what is unfinished so long was left by a crash
 ALLOCATED_MIN: Final = 1 << 20  # room for less is not taken beforehand: it would cost more than it saves
-MODE: Final = 0o600
-FOLDER_MODE: Final = 0o700
+OWNER: Final = "owner"  # a file that says whose store it is
 TMP: Final = "tmp"  # for file systems that have no files without a name
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """What is asked of the system where it may fail: tests put calls here that do."""
-
-    write: Callable[[int, Sequence[Any]], int] = os.writev
-    flush: Callable[[int], None] = os.fdatasync
-    flush_folder: Callable[[int], None] = os.fsync
-    link: Callable[..., None] = os.link
-    allocate: Callable[[int, int, int], None] = os.posix_fallocate
 
 
 class FileBlobs:
@@ -60,12 +61,11 @@ class FileBlobs:
         self.reserve = reserve
         self.root = root
         try:
-            (root / TMP).mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-            self.folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-            _sweep(root / TMP)
+            self.folder = make_root(root, TMP)
+            sweep(root / TMP)
         except OSError as error:
             raise told(error, "the folder of the store cannot be used") from error
-        self.nameless = _has_nameless_files(root)
+        self.nameless = has_nameless_files(root)
         self.threads = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="hansa-blobs")
         self._flushing: dict[str, _Folder] = {}
         self._known: set[str] = set()  # folders that are there and flushed
@@ -124,7 +124,7 @@ class FileBlobs:
 
     def _flush_now(self, shelf: str) -> None:
         try:
-            _flush_at(self.calls, self.folder, shelf)
+            flush_folder(self.calls, self.folder, shelf)
         except OSError as error:
             self.suspect(error, shelf)
             raise told(error, "what was written could not be flushed") from error
@@ -139,7 +139,7 @@ class FileBlobs:
                 except FileExistsError:
                     if not stat.S_ISDIR(os.stat(folder, dir_fd=self.folder, follow_symlinks=False).st_mode):
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-                _flush_at(self.calls, self.folder, above)
+                flush_folder(self.calls, self.folder, above)
             self._known.add(shelf)
         return shelf
 
@@ -209,9 +209,28 @@ class FileBlobs:
 
     def _blobs_in(self, shelf: str) -> list[StoredBlob]:
         try:
-            return sorted(_blobs(self.root / shelf), key=lambda blob: blob.id)
+            return sorted(blobs_in(self.root / shelf), key=lambda blob: blob.id)
         except OSError as error:
             raise told(error, "the store cannot be looked at") from error
+
+    async def claim(self, owner: str) -> str:
+        return await self.thread(self._claim, owner)
+
+    def _claim(self, owner: str) -> str:
+        """A file that appears whole, and once."""
+        draft, mark = self.root / TMP / f"{OWNER}-{owner}", self.root / OWNER
+        try:
+            with open(draft, "w", opener=private) as file:
+                file.write(owner)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                mark.hardlink_to(draft)
+            draft.unlink()
+            flush_folder(self.calls, self.folder, ".")
+            return mark.read_text()
+        except OSError as error:
+            raise told(error, "the folder of the store cannot be used") from error
 
     async def capacity(self) -> Capacity:
         """The reserve is taken off what is free."""
@@ -260,7 +279,7 @@ class FileWriter:
                 while left:
                     written = self._blobs.calls.write(self._open(), left)
                     self._size += written
-                    left = _after(left, written)
+                    left = after(left, written)
             except OSError as error:
                 self._drop()
                 raise told(error, "the bytes could not be written") from error
@@ -356,64 +375,3 @@ class _Folder:
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[None]] = []
         self.task: asyncio.Task[None] | None = None
-
-
-def path_of(id: str) -> str:
-    return f"{id[:2]}/{id[2:4]}/{id}"
-
-
-def told(error: OSError, words: str, *, id: str = "") -> HansaError:
-    """What the system's error means."""
-    detail = f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Exhausted("no room is left in the store of objects")
-    if error.errno == errno.ENOENT and id:
-        return NotFound("the bytes are not there", detail=id)
-    return Retry(words, detail=detail)
-
-
-def _after(parts: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of the parts when so many bytes of them are gone."""
-    for n, part in enumerate(parts):
-        if written < len(part):
-            return [part[written:], *parts[n + 1 :]]
-        written -= len(part)
-    return []
-
-
-def _sweep(folder: Path) -> None:
-    """Another process may be writing here: only what is old goes."""
-    for left in folder.iterdir():
-        if time.time() - left.lstat().st_mtime > SWEPT_S:
-            left.unlink()
-
-
-def _flush_at(calls: Calls, root: int, folder: str) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
-    try:
-        calls.flush_folder(opened)
-    finally:
-        os.close(opened)
-
-
-def _blobs(folder: Path) -> Iterator[StoredBlob]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_id(entry.name) and entry.is_file(follow_symlinks=False):
-                try:
-                    seen = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # deleted meanwhile
-                    continue
-                yield StoredBlob(entry.name, seen.st_size, seen.st_mtime)
-
-
-def _has_nameless_files(root: Path) -> bool:
-    """Not every file system makes files without a name, and links them in later."""
-    try:
-        file = os.open(root, os.O_TMPFILE | os.O_WRONLY, MODE)
-    except OSError as error:
-        if error.errno in {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}:
-            return False
-        raise told(error, "the folder of the store cannot be used") from error
-    os.close(file)
-    return True

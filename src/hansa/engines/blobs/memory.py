@@ -19,6 +19,7 @@ class MemoryBlobs:
     def __init__(self, *, room: int | None = None, clock: Clock | None = None) -> None:
         self.room = room
         self.blobs: dict[str, tuple[bytes, float]] = {}
+        self._owner = ""
         self._clock = clock or SystemClock()
 
     def used(self) -> int:
@@ -65,6 +66,10 @@ class MemoryBlobs:
             if id > after and id in self.blobs:
                 data, modified = self.blobs[id]
                 yield StoredBlob(id, len(data), modified)
+
+    async def claim(self, owner: str) -> str:
+        self._owner = self._owner or owner
+        return self._owner
 
     async def capacity(self) -> Capacity:
         return Capacity(self.room, None if self.room is None else max(0, self.room - self.used()))

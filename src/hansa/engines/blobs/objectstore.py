@@ -32,6 +32,8 @@ PARTS_MAX: Final = 10_000
 PARTS_AT_ONCE: Final = 2
 QUEUED: Final = 2  # writes that wait for the upload
 LISTED: Final = 1000
+OWNER: Final = "owner"  # an object that says whose store it is
+CLAIM_S: Final = 1.0  # between a claim and a look at whose it is
 CONNECT_S: Final = 5.0
 STALL_S: Final = 30.0  # nothing comes or goes for so long
 END_S: Final = 120.0  # for a store to put the parts together
@@ -146,6 +148,18 @@ class ObjectStoreBlobs:
                 id = str(one["path"]).removeprefix(self._prefix)
                 if is_id(id) and id > after:
                     yield StoredBlob(id, int(one["size"]), one["last_modified"].timestamp())
+
+    async def claim(self, owner: str) -> str:
+        """Not every store puts on a condition: two that claim an empty one at the same moment look again afterwards."""
+        path = self._prefix + OWNER
+        for wait_s in (0.0, CLAIM_S):
+            await asyncio.sleep(wait_s)
+            with suppress(NotFound), _translated(OWNER):
+                got = await obstore.get_async(self.store, path)
+                return bytes(await got.bytes_async()).decode()
+            with _translated(OWNER):
+                await obstore.put_async(self.store, path, owner.encode(), use_multipart=False)
+        raise Retry("the store of objects forgets what it was given")
 
     async def capacity(self) -> Capacity:
         return Capacity(None, None)

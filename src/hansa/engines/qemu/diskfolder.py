@@ -104,6 +104,10 @@ class DiskFolder:
     def part(self, uid: str) -> Path:
         return self.path / f"{checked(uid)}.qcow2.part"
 
+    def upload(self, uid: str) -> Path:
+        """What an image is fetched into: gone with the disk, and when the disk is made."""
+        return self.path / f".{checked(uid)}.upload"
+
     def size_bytes(self, uid: str) -> int | None:
         """What the disk holds, None when it is not here. Raises Refused when its file is damaged."""
         found = head(self.disk(uid))

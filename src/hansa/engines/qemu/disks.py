@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hansa.engines.ports import Held, Volume, VolumeReport, VolumeState
+from hansa.engines.ports import Held, ObjectSource, Volume, VolumeReport, VolumeState
 from hansa.engines.qemu import blocks, program, worker
 from hansa.engines.qemu.copies import Copies
 from hansa.engines.qemu.diskfolder import Note, Task, Work, full_message, rounded, space
 from hansa.engines.qemu.files import refusals_of_the_host
 from hansa.engines.qemu.images import Building, Image, ImageStore, Unavailable
+from hansa.engines.qemu.imports import Imports
 from hansa.engines.qemu.passing import pass_disk
 from hansa.engines.qemu.site import Site
 from hansa.errors import Refused, Retry
@@ -25,12 +26,13 @@ from hansa.units import MIB, human_size
 class QemuVolumes:
     """The disks of one cloud on one host. Fills `VolumeEngine`."""
 
-    def __init__(self, site: Site, images: ImageStore) -> None:
+    def __init__(self, site: Site, images: ImageStore, objects: ObjectSource) -> None:
         self._site = site
         self._disks = site.disks
         self._disks.tidy()
         self._images = images
         self._copies = Copies(site)
+        self._imports = Imports(site, objects)
 
     async def apply(self, wanted: Volume) -> VolumeReport:
         """Make the disk, or let it grow; never shrink it. Raises Retry, Refused."""
@@ -50,6 +52,7 @@ class QemuVolumes:
         with refusals_of_the_host():
             if not await self._copies.cancel(uid):
                 return False
+            await self._imports.cancel(uid)
             await asyncio.to_thread(self._disks.erase, uid)
             return True
 
@@ -77,10 +80,10 @@ class QemuVolumes:
         return _ready(wanted, size_bytes, known.taken_at)
 
     async def _make(self, wanted: Volume) -> VolumeReport:
-        if wanted.copy_of:
-            copying = await self._copies.step(wanted)
-            if copying is not None:
-                return copying
+        if wanted.copy_of or wanted.upload:
+            going = await (self._copies if wanted.copy_of else self._imports).step(wanted)
+            if going is not None:
+                return going
             made_bytes = await asyncio.to_thread(self._disks.size_bytes, wanted.uid)
             return await self._keep(wanted, await asyncio.to_thread(self._disks.note, wanted.uid), made_bytes or 0)
         image = await asyncio.to_thread(self._images.ensure, wanted.image) if wanted.image else None

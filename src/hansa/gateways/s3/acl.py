@@ -197,7 +197,7 @@ def _grant(grantee: Grantee, permission: str, people: People) -> AclGrant:
 def _limited(grants: Sequence[AclGrant]) -> tuple[AclGrant, ...]:
     if len(grants) > GRANTS_MAX:
         raise S3Error.of("MalformedACLError", f"AccessControlList: takes at most {GRANTS_MAX} grants.")
-    return tuple(grants)
+    return tuple(sorted(grants, key=lambda grant: grant.grantee not in GROUPS))  # groups first, as elsewhere
 
 
 # -- ownership ------------------------------------------------------------------------------------
@@ -207,14 +207,17 @@ def carries_acl(headers: Mapping[str, str]) -> bool:
     return CANNED_HEADER in headers or any(name in headers for name in GRANT_HEADERS)
 
 
-def check_allowed(ownership: Ownership, headers: Mapping[str, str], *, new_bucket: bool = False) -> None:
+def check_allowed(
+    ownership: Ownership, headers: Mapping[str, str], *, new_bucket: bool = False, unset: bool = False
+) -> None:
     """May the headers of a write carry an ACL here? Raises AccessControlListNotSupported.
 
-    What says nothing new may be said: full control for the bucket's owner, and `private` of a new bucket.
+    What says nothing new may be said: full control for the bucket's owner, `private` of a new bucket, and `private`, which
+    older clients add unasked, of what is in a bucket whose ownership nobody chose (`unset`).
     """
     if ownership is not Ownership.ENFORCED or not carries_acl(headers):
         return
-    harmless = ("private",) if new_bucket else ("bucket-owner-full-control",)
+    harmless = ("private",) if new_bucket else ("bucket-owner-full-control", "private" if unset else "")
     if headers.get(CANNED_HEADER) in harmless and not any(name in headers for name in GRANT_HEADERS):
         return
     if new_bucket:

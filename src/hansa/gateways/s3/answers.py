@@ -17,14 +17,15 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(slots=True)
 class Answer:
-    """`body` bytes are sent whole; a stream must have as many bytes as `length` says, None: sent in chunks.
+    """`body` bytes are sent whole; where there is a stream they are its first. With those it must have as many bytes as
+    `length` says; None: it is sent in chunks.
 
     `sent` counts the bytes of a stream that left.
     """
 
     status: int = 200
     headers: Headers = field(default_factory=list)
-    body: bytes = b""
+    body: bytes | memoryview = b""
     stream: AsyncIterator[bytes | memoryview] | None = None
     length: int | None = None
     sent: int = 0

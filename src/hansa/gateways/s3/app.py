@@ -30,7 +30,7 @@ from hansa.gateways.s3.gateway import Call, Gateway
 from hansa.gateways.s3.operations import route
 from hansa.gateways.s3.pace import Pace
 from hansa.gateways.s3.ports import BucketView
-from hansa.gateways.s3.refusals import translated
+from hansa.gateways.s3.refusals import Refused, translated
 from hansa.gateways.s3.request import ClientGone, Receive, Request, read_request
 from hansa.gateways.s3.table import SERVE
 
@@ -46,7 +46,7 @@ class S3App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._pace = Pace()
+        self._pace, self._refused = Pace(), Refused()
         self._prefix, self._count = urandom(5).hex().upper(), count(1)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -59,13 +59,17 @@ class S3App:
             await _send(answer, exchange, receive, send)
         except ClientGone:
             exchange.status = LEFT
+        except HansaError as error:  # half-way: the client sees an answer that is too short, and the end of the line
+            log.warning("an answer was cut off", request=exchange.id, error=error.message, detail=error.detail)
         self._note(exchange, time.perf_counter() - began)
 
     async def _answer(self, scope: Mapping[str, Any], receive: Receive, exchange: _Exchange) -> Answer:
         try:
             answer = await self._serve(scope, receive, exchange)
+            await _begin(answer, exchange)
         except HansaError as error:
             answer = _refusal(error, exchange)
+            self._refused.note(error, exchange.id, exchange.call, time.monotonic())
         except ClientGone:
             raise
         except Exception:
@@ -77,7 +81,8 @@ class S3App:
             return answer
         if "origin" in request.headers:
             add_cors(answer, self._gateway, request, call.view if call else None)
-        answer.close = answer.close or not await request.body.spent(waits=request.expects)
+        if not request.body.ended:
+            answer.close = answer.close or not await request.body.spent(waits=request.expects)
         return answer
 
     async def _serve(self, scope: Mapping[str, Any], receive: Receive, exchange: _Exchange) -> Answer:
@@ -110,11 +115,13 @@ class S3App:
         return view
 
     def _paced(self, call: Call) -> None:
-        """A signed request counts for who signed it; an anonymous one for the bucket's project."""
+        """A signed request counts for who signed it. Anonymous ones count for the bucket's project, but apart from its
+        own: the crowd at its door keeps nobody out who has a key."""
         project = call.signed.identity.project if call.signed else call.view.project if call.view else ""
         if project:
             most = self._gateway.directory.project_limits(project).requests_per_s
-            self._pace.take(project, most or self._gateway.settings.requests_per_s, time.monotonic())
+            whose = project if call.signed else f"anonymous/{project}"
+            self._pace.take(whose, most or self._gateway.settings.requests_per_s, time.monotonic())
 
     def _note(self, exchange: _Exchange, seconds: float) -> None:
         meter, call, request = self._gateway.meter, exchange.call, exchange.request
@@ -150,6 +157,11 @@ class _Exchange:
         self.call: Call | None = None
         self.status, self.sent = 500, 0
 
+    @property
+    def head(self) -> bool:
+        """Is only the head of an answer asked for?"""
+        return self.request is not None and self.request.method == "HEAD"
+
 
 # -- refusals -----------------------------------------------------------------------------------
 
@@ -160,7 +172,7 @@ def _refusal(error: HansaError, exchange: _Exchange) -> Answer:
         log.warning("a request could not be served", request=exchange.id, error=error.message, detail=error.detail)
     answer = Answer(refused.status)
     request = exchange.request
-    if refused.status != 304 and not (request is not None and request.method == "HEAD"):
+    if refused.status != 304 and not exchange.head:
         answer.headers.append(XML)
         path = request.path if request is not None else "/"
         answer.body = xml.error_document(refused, resource=path, request_id=exchange.id, host_id=HOST_ID)
@@ -170,14 +182,16 @@ def _refusal(error: HansaError, exchange: _Exchange) -> Answer:
 # -- sending ------------------------------------------------------------------------------------
 
 
+async def _begin(answer: Answer, exchange: _Exchange) -> None:
+    """The first bytes of a stream, while there still can be an error in their place. Raises what the store raises."""
+    if answer.stream is not None and not exchange.head:
+        answer.body = await anext(answer.stream, b"")
+
+
 async def _send(answer: Answer, exchange: _Exchange, receive: Receive, send: Send) -> None:
     exchange.status = answer.status
-    head = exchange.request is not None and exchange.request.method == "HEAD"
-    first: bytes | memoryview = answer.body
-    rest = None
-    if answer.stream is not None and not head:
-        rest = answer.stream
-        first = await anext(rest, b"")
+    head, first = exchange.head, answer.body
+    rest = None if head else answer.stream
     await send({"type": "http.response.start", "status": answer.status, "headers": _head(answer, exchange)})
     exchange.sent = len(first)
     if rest is None or exchange.sent == answer.length:

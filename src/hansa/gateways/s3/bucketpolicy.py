@@ -240,7 +240,7 @@ def _principals(given: object, at: str) -> Principals:
             if text == "*" and kind == "AWS":
                 everyone = True
             elif _PRINCIPAL.fullmatch(text) and not set("*?") & set(text):
-                names.add(text if kind != "CanonicalUser" else text.lower())
+                names.add(text)
             else:
                 raise _malformed(f"{at}.{kind}", f"{text[:128]!r} is no principal; a star stands alone")
     return Principals(everyone, frozenset(names))

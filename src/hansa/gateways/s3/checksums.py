@@ -232,11 +232,11 @@ def _known(named: str) -> str:
 
 
 def _value(algorithm: str, text: str) -> str:
-    """A checksum in its one spelling. Raises InvalidRequest."""
+    """A checksum in its one spelling. Raises BadDigest: whatever was meant, it is not that of any body."""
     value = _decoded(text.strip(), LENGTHS[algorithm])
     if value is None:
         length = LENGTHS[algorithm]
-        raise S3Error.of("InvalidRequest", f"The value of {HEADERS[algorithm]} must be {length} bytes in base64.")
+        raise S3Error.of("BadDigest", f"The value of {HEADERS[algorithm]} must be {length} bytes in base64.")
     return base64.b64encode(value).decode()
 
 

@@ -89,11 +89,18 @@ class Chores:
         self._not_before[duty.name] = self.clock.now() + BACK_OFF_S
         return False
 
+    async def at_once(self, duty: Duty) -> bool:
+        """A round whether it is due or not, its errors for who asked. False: another process is at it."""
+        return await self._lease(duty) and await self._leased(duty, due_only=False)
+
     async def _if_due(self, duty: Duty) -> bool:
         if await self._next(duty) > self.clock.now() or not await self._lease(duty):
             return False
+        return await self._leased(duty)
+
+    async def _leased(self, duty: Duty, *, due_only: bool = True) -> bool:
         try:
-            if await self._next(duty) > self.clock.now():  # somebody else has just done it
+            if due_only and await self._next(duty) > self.clock.now():  # somebody else has just done it
                 return False
             done = await self._renewing(duty)
             if done:

@@ -113,7 +113,7 @@ def write_ownership(ownership: str) -> bytes:
 
 
 def write_policy_status(public: bool) -> bytes:
-    return xml.document("PolicyStatus", xml.element("IsPublic", "TRUE" if public else "FALSE"))
+    return xml.document("PolicyStatus", xml.element("IsPublic", "true" if public else "false"))
 
 
 # -- encryption ---------------------------------------------------------------------------------

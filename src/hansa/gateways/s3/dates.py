@@ -38,8 +38,9 @@ def read_http_date(text: str) -> float | None:
 
 
 def iso_date(at: float) -> str:
-    """`2026-11-26T21:00:00.000Z`, what is below a millisecond cut off."""
-    return _moment(at).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    """`2026-11-26T21:00:00.000Z`, milliseconds cut off as in every body of ours."""
+    second, rest = divmod(round(at * 1e6), 1_000_000)
+    return f"{_iso_second(second)}.{rest // 1000:03d}Z"
 
 
 def read_iso_date(text: str) -> float | None:
@@ -97,3 +98,8 @@ def _http_date(at: int) -> str:
         f"{_DAYS[moment.weekday()]}, {moment.day:02d} {_MONTHS[moment.month - 1]} {moment.year:04d} "
         f"{moment.hour:02d}:{moment.minute:02d}:{moment.second:02d} GMT"
     )
+
+
+@lru_cache(maxsize=4096)
+def _iso_second(at: int) -> str:
+    return _moment(at).isoformat()[:19]

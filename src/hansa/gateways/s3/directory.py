@@ -19,7 +19,7 @@ from hansa.errors import Bug, Retry
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
 from hansa.kinds.iam import Organization, Project
-from hansa.kinds.quotas import OBJECT_STORAGE
+from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS
 from hansa.kinds.resource import Stored
 from hansa.kinds.storage import MATERIAL, Bucket, BucketServiceAccount, S3Key, canonical_id, pair_fault
 from hansa.objectindex.records import Limits, Versioning
@@ -150,6 +150,7 @@ class Directory:
             versioning=_STATES.get(mode, Versioning.ENABLED),
             locking=mode == "Locking",
             going=stored.deleted_at is not None,
+            open=bucket.status.access == "open",
         )
 
     def put_bucket(self, stored: Stored) -> None:
@@ -262,8 +263,8 @@ class Directory:
             return ProjectLimits()
         home = self.organizations.get(it.spec.organization)
         both = (effective(it.spec.quotas, {}), effective(home.spec.quotas if home is not None else None, self._quotas))
-        sizes = [limits[OBJECT_STORAGE] for limits in both if OBJECT_STORAGE in limits]
-        return ProjectLimits(Limits(bytes=min(sizes, default=None)))
+        sizes, counts = ([limits[of] for limits in both if of in limits] for of in (OBJECT_STORAGE, OBJECTS))
+        return ProjectLimits(Limits(bytes=min(sizes, default=None), versions=min(counts, default=None)))
 
     def key_material(self, project: str, name: str) -> bytes:
         material = self.materials.get((project, name))

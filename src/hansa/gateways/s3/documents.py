@@ -159,7 +159,8 @@ class CompletedPart:
 
 
 def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
-    """The parts in the order given. Raises InvalidPartOrder, and MalformedXML for none at all."""
+    """The parts in the order given; of a part that is listed twice in a row, as clients do that sent it again, the
+    second counts. Raises InvalidPartOrder, and MalformedXML for none at all."""
     if not body.strip():
         raise xml.malformed("CompleteMultipartUpload", "is missing")
     root = xml.read(body, "CompleteMultipartUpload", "CompleteMultipartUploadRequest", bytes_max=COMPLETE_BYTES_MAX)
@@ -167,9 +168,9 @@ def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
     if not parts:
         raise xml.malformed("CompleteMultipartUpload/Part", "is missing")
     for before, after in zip(parts, parts[1:], strict=False):
-        if after.number <= before.number:
+        if after.number < before.number:
             raise S3Error.of("InvalidPartOrder")
-    return parts
+    return tuple({part.number: part for part in parts}.values())
 
 
 def _part(node: xml.Node) -> CompletedPart:

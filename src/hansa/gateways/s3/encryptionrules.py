@@ -188,8 +188,10 @@ def check_reader(
 
 
 def check_part(upload: Encryption | None, headers: Mapping[str, str], *, secure: bool) -> CustomerKey | None:
-    """Of UploadPart: the same key for each part as for the upload, and no other wish. Raises as `check_reader`."""
-    return check_reader(upload, headers, secure=secure)
+    """Of UploadPart and of the completion: a key of the client's own comes again each time. Other wishes are the upload's
+    to say and are passed over here, as clients repeat them; the answer tells what holds. Raises as `check_reader`."""
+    own = {name: value for name, value in headers.items() if name not in (SSE, KMS_KEY, KMS_CONTEXT)}
+    return check_reader(upload, own, secure=secure)
 
 
 def headers_of(encryption: Encryption | None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from hansa.gateways.s3.permission import TAGGING, allow
 from hansa.gateways.s3.postform import PostForm
 from hansa.gateways.s3.postpolicy import PostPolicy
 from hansa.gateways.s3.request import KEY_BYTES_MAX, Body
-from hansa.gateways.s3.uri import encode_path, write_query
+from hansa.gateways.s3.uri import encode, encode_path, write_query
 from hansa.gateways.s3.writing import Draft, bare, drafted, new_version, publish, written_headers
 from hansa.objectindex.records import Piece, Version
 
@@ -144,7 +144,8 @@ def _answer(call: Call, form: PostForm, version: Version) -> Answer:
     place = _Place(f"{scheme}://{call.request.host}/{call.bucket.name}/{encode_path(call.key).decode()}", told["etag"])
     target = form.fields.get("success_action_redirect") or form.fields.get("redirect") or ""
     if _is_address(target):
-        query = write_query((("bucket", call.bucket.name), ("key", call.key), ("etag", place.etag))).decode()
+        told_of = (("bucket", call.bucket.name), ("key", call.key), ("etag", place.etag))
+        query = "&".join(f"{name}={encode(value).decode()}" for name, value in told_of)
         return empty(303, {"location": f"{target}{'&' if urlsplit(target).query else '?'}{query}"})
     status = _STATUSES.get(form.fields.get("success_action_status", ""), 204)
     if status != 201:

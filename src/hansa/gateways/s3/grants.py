@@ -37,12 +37,14 @@ def new_object_acl(call: Call, headers: Mapping[str, str]) -> tuple[Person, tupl
     access = call.known.access
     ownership, owner = access.ownership, access.acl.owner
     if acl.carries_acl(headers):
-        acl.check_allowed(ownership, headers)
+        acl.check_allowed(ownership, headers, unset="objectOwnership" not in call.bucket.spec)
     if ownership is Ownership.ENFORCED:
         return owner, ()
     identity = call.identity
-    writer = Person(identity.user_id, identity.display_name) if identity else Person("anonymous")
-    at_home = identity is not None and identity.project == call.bucket.project
+    if identity is None:  # nobody can be asked later: it is the bucket's owner's
+        writer, at_home = owner, True
+    else:
+        writer, at_home = Person(identity.user_id, identity.display_name), identity.project == call.bucket.project
     word = headers.get(acl.CANNED_HEADER, "")
     whose = acl.owner_of_new(ownership, owner, writer, word, at_home=at_home)
     if not acl.carries_acl(headers):
@@ -78,6 +80,6 @@ def write_acl(found: Acl) -> bytes:
             ),
             grant.permission,
         )
-        for grant in found.grants
+        for grant in sorted(found.grants, key=lambda grant: grant.grantee not in acl.GROUPS)
     )
     return configurations.write_access_control(configurations.AccessControl(found.owner.id, found.owner.name, grants))

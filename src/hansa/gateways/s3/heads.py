@@ -11,7 +11,7 @@ from hansa.gateways.s3 import locks
 from hansa.gateways.s3.dates import http_date
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.streaming import stored_encoding
-from hansa.objectindex.records import Facts, Version, Versioning
+from hansa.objectindex.records import Checksum, Version, Versioning
 
 DEFAULT_TYPE = "binary/octet-stream"
 METADATA_BYTES_MAX = 2048
@@ -92,8 +92,7 @@ def object_headers(version: Version, versioning: Versioning) -> Headers:
     return found
 
 
-def checksum_headers(facts: Facts) -> Headers:
-    found = facts.checksum
+def checksum_headers(found: Checksum | None) -> Headers:
     if found is None:
         return {}
     return {f"x-amz-checksum-{found.algorithm.lower()}": found.value, "x-amz-checksum-type": found.form}

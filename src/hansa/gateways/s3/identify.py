@@ -18,6 +18,7 @@ from hansa.gateways.s3.request import Request
 from hansa.gateways.s3.sigv4 import Claim, Scope
 
 SIGNING_KEYS_MAX = 10_000
+ANY_REGION = "us-east-1"  # what clients sign for that know of no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,12 @@ class Identifier:
         self._keys: OrderedDict[tuple[str, str, str], tuple[bytes, bytes]] = OrderedDict()
 
     async def of(self, request: Request, now: float) -> Signed | None:
-        """None for an anonymous request. Raises what `sigv4` raises, InvalidAccessKeyId, AccessDenied."""
+        """None for an anonymous request. Raises what `sigv4` raises, InvalidAccessKeyId."""
         asked = sigv4.Request(request.method, request.path, request.query, request.raw_headers)
         claim = sigv4.read_claim(asked, now=now)
         if claim is None:
             return None
+        self._check_region(claim.scope, presigned=claim.presigned)
         identity = await self._identity(claim.access_key)
         key = self._signing_key(identity, claim.scope)
         sigv4.verify(claim, asked, key)
@@ -49,9 +51,11 @@ class Identifier:
         return Signed(identity, claim, key)
 
     async def of_form(self, claim: FormClaim, now: float) -> Signed:
-        """Who signed a form's policy. Raises InvalidAccessKeyId, SignatureDoesNotMatch."""
-        identity = await self._identity(claim.access_key)
+        """Who signed a form's policy. Raises AuthorizationQueryParametersError, InvalidAccessKeyId, SignatureDoesNotMatch."""
         scope = claim.scope
+        if scope is not None:
+            self._check_region(scope, presigned=True)
+        identity = await self._identity(claim.access_key)
         key = identity.secret if scope is None else self._signing_key(identity, scope)
         verify_form(claim, key)
         _check_counts(identity)
@@ -60,6 +64,15 @@ class Identifier:
             timestamp="", at=now, payload=UNSIGNED, presigned=False,
         )  # fmt: skip
         return Signed(identity, proven, key)
+
+    def _check_region(self, scope: Scope, *, presigned: bool) -> None:
+        """Signed for a region of this cloud, or for the one that clients name who were told of none."""
+        directory = self._directory
+        if scope.region == ANY_REGION or scope.region in directory.regions():
+            return
+        code = "AuthorizationQueryParametersError" if presigned else "AuthorizationHeaderMalformed"
+        said = f"There is no region {scope.region} here; sign for {directory.region}."
+        raise S3Error.of(code, said, Region=directory.region)
 
     async def _identity(self, access_key: str) -> S3Identity:
         identity = self._directory.key(access_key)

@@ -6,6 +6,7 @@ index knows it, it is nobody's, and `settled` sees to it that it goes if it neve
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -90,9 +91,13 @@ def _word(call: Call) -> str:
     return word if word == STREAMING_UNSIGNED_TRAILER else UNSIGNED
 
 
-def _claimed(call: Call) -> Claimed:
+def _claimed(call: Call, *, of_object: bool = False) -> Claimed:
+    """`of_object`: the checksum in the headers is that of an object (it may end in the number of its parts)."""
     sha256 = call.signed.claim.body_sha256 if call.signed is not None else None
-    return read_claimed(call.request.headers, body_sha256=sha256)
+    headers = call.request.headers
+    if of_object:
+        headers = {name: value for name, value in headers.items() if not name.startswith("x-amz-checksum-")}
+    return read_claimed(headers, body_sha256=sha256)
 
 
 # -- objects and parts --------------------------------------------------------------------------
@@ -131,10 +136,18 @@ def new_writer(call: Call, sealing: Sealing, size: int | None, digests: Digests,
 
 
 def taken(call: Call, sealing: Sealing, piece: Piece, digests: Digests, algorithm: str) -> Taken:
-    """A stored piece with its ETag: the MD5, or 128 random bits where it may not be that."""
-    etag = call.gateway.ids.token() if sealing.opaque else digests.hex("MD5")
+    """A stored piece with its ETag: the MD5, or what follows from its checksum where it may not be that."""
     value = digests.base64(algorithm)
+    etag = _opaque(sealing, value, piece.size) if sealing.opaque else digests.hex("MD5")
     return Taken(replace(piece, etag=etag, checksum=value), Checksum(algorithm, value))
+
+
+def _opaque(sealing: Sealing, checksum: str, size: int) -> str:
+    """128 bits that are the same for the same bytes under the same sealing, so that a part may be sent again. A customer's
+    key has a mark with a salt, so that nobody else can tell what bytes it was."""
+    encryption = sealing.encryption
+    secret = f"{encryption.mark or encryption.key}\0{encryption.context}" if encryption is not None else ""
+    return hmac.digest(secret.encode(), f"{size} {checksum}".encode(), "sha256")[:16].hex()
 
 
 async def stored(
@@ -185,9 +198,7 @@ async def read_document(
 
     Raises MaxMessageLengthExceeded, InvalidRequest, BadDigest and its like.
     """
-    incoming, claimed = Incoming(call), _claimed(call)
-    if of_object:
-        claimed = replace(claimed, value="", trailer="")
+    incoming, claimed = Incoming(call), _claimed(call, of_object=of_object)
     if proven and not claimed.said and claimed.sha256 is None:
         raise S3Error.of("InvalidRequest", "Content-MD5 or an x-amz-checksum- header is needed for this request.")
     found, size = [], 0

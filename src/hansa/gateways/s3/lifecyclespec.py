@@ -54,6 +54,9 @@ def _id(rule: LifecycleRule, number: int) -> str:
 def _check(rule: LifecycleRule) -> None:
     if len(rule.id) > ID_MAX:
         raise S3Error.argument("ID", rule.id, f"takes at most {ID_MAX} characters")
+    for move in rule.transitions:
+        if move.date is not None and move.date % DAY_S:
+            raise S3Error.argument("Transition.Date", str(move.date), "must be midnight UTC")
     if rule.transitions:
         raise S3Error.of("NotImplemented", f"Rule {rule.id}: there is one storage class here, so nothing can move.")
     for name, days in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.gateway import Call
-from hansa.gateways.s3.permission import allow, may
+from hansa.gateways.s3.permission import allow, may, refusal
 from hansa.objectindex.records import Version
 
 VERSION_ID_MAX = 1024
@@ -47,11 +47,11 @@ def present(call: Call, version: Version | None, id: str) -> Version:
 
 def absent(call: Call, id: str) -> S3Error:
     """What is said of nothing: that it is not there, to those who may list; to all others no more than no."""
-    if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket"):
-        return S3Error.of("AccessDenied")
+    if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket", prefix=call.key):
+        return refusal(call)
     if id:
         return S3Error.of("NoSuchVersion", Key=call.key, VersionId=id)
-    return S3Error.of("NoSuchKey", Key=call.key)
+    return S3Error.of("NoSuchKey", Key=call.key).with_headers({"x-amz-delete-marker": "false"})
 
 
 def _marked(call: Call, marker: Version, id: str) -> S3Error:

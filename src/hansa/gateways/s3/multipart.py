@@ -116,6 +116,7 @@ async def complete_upload(call: Call) -> Answer:
     if before is not None:
         return _result(call, before)
     upload = await open_upload(call)
+    part_sealing(call, upload)  # who puts it together holds its key
     pieces = await _pieces(call, upload, documents.read_completion(body))
     facts = replace(upload.facts, checksum=_checksum(call, upload, pieces), multipart=len(pieces))
     if not (facts.lock.mode or facts.lock.hold):

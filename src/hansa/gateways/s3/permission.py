@@ -7,6 +7,7 @@ bucket has a policy.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import structlog
 
@@ -38,9 +39,18 @@ def allow(call: Call, *, version: Version | None = None, action: str = "", key: 
     call.decided = True
 
 
-def may(call: Call, action: str, *, version: Version | None = None, key: str = "") -> bool:
-    """The same question about something besides: it decides nothing about the call itself."""
-    return isinstance(decide_s3(_question(call, version, action, key, ())), Allowed)
+def refusal(call: Call) -> S3Error:
+    """What is said of a key that is not there to who may not know it: the words that one which is there is refused with."""
+    decision = decide_s3(_question(call, None, call.operation.action_for(call.request.fields), call.key, ()))
+    return decision.error() if isinstance(decision, Denied) else S3Error.of("AccessDenied")
+
+
+def may(call: Call, action: str, *, version: Version | None = None, key: str = "", prefix: str = "") -> bool:
+    """The same question about something besides: it decides nothing about the call itself. `prefix`: of a listing."""
+    ask = _question(call, version, action, key, ())
+    if prefix and ask.context:
+        ask = replace(ask, context={**ask.context, "s3:prefix": (prefix,)})
+    return isinstance(decide_s3(ask), Allowed)
 
 
 def may_see(call: Call, buckets: Iterable[BucketView]) -> list[BucketView]:

@@ -2,7 +2,7 @@
 
 The signer writes a policy (JSON, base64): until when, and conditions on each field. Every field must be named by a
 condition but the signature's own, the file and those that begin with `x-ignore-`; so must the bucket, whether the form
-names it or not. A form may be signed as of old, too (HMAC-SHA1 of the policy, with the secret itself): web pages of long
+names it or not. A checksum of the file needs no condition: it holds the form to what it says. A form may be signed as of old, too (HMAC-SHA1 of the policy, with the secret itself): web pages of long
 ago still are, and what such a signature covers is the same.
 """
 
@@ -23,6 +23,7 @@ from hansa.gateways.s3.sigv4 import Scope, read_credential
 CONDITIONS_MAX = 200
 SIZE_MAX = 5 << 30
 _EXEMPT = frozenset(("file", "policy", "x-amz-signature", "awsaccesskeyid", "signature"))
+_FREE = ("x-ignore-", "x-amz-checksum-")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _SIGNED_OF_OLD = ("awsaccesskeyid", "signature")
 _SIGNED = ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature")
@@ -78,7 +79,7 @@ class PostPolicy:
                 raise _denied(f"Policy Condition failed: {condition}")
         named = {condition.field for condition in self.conditions}
         for name in present:
-            if name not in named and name not in _EXEMPT and not name.startswith("x-ignore-"):
+            if name not in named and name not in _EXEMPT and not name.startswith(_FREE):
                 raise _denied(f"Extra input fields: {name[:64]}")
 
     def check_size(self, size: int) -> None:

@@ -5,7 +5,7 @@ HEAD and GET are one: they differ in what is sent. Conditions come before ranges
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from hansa.gateways.s3 import encryptionrules
 from hansa.gateways.s3.answers import Answer
@@ -16,7 +16,7 @@ from hansa.gateways.s3.heads import checksum_headers, object_headers, overrides
 from hansa.gateways.s3.lookup import seen
 from hansa.gateways.s3.ranges import Span, read_range
 from hansa.gateways.s3.writing import expiration
-from hansa.objectindex.records import Checksum, Facts, Version
+from hansa.objectindex.records import Facts, Version
 
 PARTS_MAX = 10_000
 
@@ -25,6 +25,7 @@ async def get_object(call: Call) -> Answer:
     asked = overrides(call.request.fields, signed=call.signed is not None)
     version = await seen(call)
     facts, request = version.facts, call.request
+    part = _part(call, version)
     key = encryptionrules.check_reader(facts.encryption, request.headers, secure=request.secure)
     answer = Answer(200)
     found = object_headers(version, call.bucket.versioning)
@@ -33,56 +34,67 @@ async def get_object(call: Call) -> Answer:
     if call.known.lifecycle:
         found |= expiration(call, version)
     check_read(request.headers, version.etag, version.modified, told=found)
-    span = _span(call, version, found)
-    if span is None:
+    span = part if part is not None else _range(request.headers.get("range"), version.size)
+    if span is None or not span.length:
         span = Span(0, version.size)
     else:
         answer.status = 206
         found["content-range"] = span.content_range(version.size)
-    if request.header("x-amz-checksum-mode").upper() == "ENABLED" and answer.status == 200:
-        found |= checksum_headers(facts)
+        if part is not None and facts.multipart:
+            found["x-amz-mp-parts-count"] = str(facts.multipart)
+    if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
+        found |= _checksums(call, facts, whole=answer.status == 200)
     answer.extend(found | asked)
     answer.length = span.length
     if request.method == "GET" and span.length:
-        answer.stream = _content(call, version, span, key.key if key else None)
+        _fill(answer, call, version, span, key.key if key else None)
     return answer
 
 
-def _content(call: Call, version: Version, span: Span, key: bytes | None) -> AsyncIterator[bytes | memoryview]:
-    return call.gateway.content.read(call.known.place, version, span.start, span.length, customer_key=key)
+def _fill(answer: Answer, call: Call, version: Version, span: Span, key: bytes | None) -> None:
+    content, place = call.gateway.content, call.known.place
+    body = content.at_hand(place, version, span.start, span.length, customer_key=key)
+    if body is not None:
+        answer.body = body
+    else:
+        answer.stream = content.read(place, version, span.start, span.length, customer_key=key)
 
 
-def _span(call: Call, version: Version, found: dict[str, str]) -> Span | None:
-    """The bytes that are asked for; None: all of them. Raises InvalidRange, InvalidPart, InvalidRequest."""
-    number, wish = call.field("partNumber"), call.request.headers.get("range")
-    if number is not None:
-        if wish is not None:
-            raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
-        return _part(number, version, found)
-    return read_range(wish, version.size) if wish is not None else None
+def _range(wish: str | None, size: int) -> Span | None:
+    """The bytes that are asked for; None: all of them. Raises InvalidRange."""
+    return read_range(wish, size) if wish is not None else None
 
 
-def _part(text: str, version: Version, found: dict[str, str]) -> Span:
-    """The bytes of one part, and how many there are. An object that was put whole has one part, the first."""
-    if not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
+def _part(call: Call, version: Version) -> Span | None:
+    """The bytes of the part that is asked for, if one is. An object that was put whole has one part, the first.
+
+    Raises InvalidArgument, InvalidPart, InvalidRequest for a part and a range.
+    """
+    text = call.field("partNumber")
+    if text is None:
+        return None
+    if "range" in call.request.headers:
+        raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
         raise S3Error.argument("partNumber", text, f"must be 1 to {PARTS_MAX}")
     number, facts = int(text[:6]), version.facts
-    if not facts.multipart:
-        if number != 1:
-            raise S3Error.of("InvalidPart", f"The object has one part, not {number}.")
+    if not facts.multipart and number == 1:
         return Span(0, version.size)
     at = 0
-    for piece in facts.pieces:
+    for piece in facts.pieces if facts.multipart else ():
         if piece.number == number:
-            found["x-amz-mp-parts-count"] = str(facts.multipart)
             return Span(at, piece.size)
         at += piece.size
     raise S3Error.of("InvalidPart", f"The object has no part {number}.")
 
 
-def part_checksum(facts: Facts, number: int) -> Checksum | None:
-    """The checksum of one part, as it was uploaded."""
-    if facts.checksum is None:
-        return None
-    piece = next((piece for piece in facts.pieces if piece.number == number and piece.checksum), None)
-    return Checksum(facts.checksum.algorithm, piece.checksum) if piece is not None else None
+def _checksums(call: Call, facts: Facts, *, whole: bool) -> dict[str, str]:
+    """That of the object with the whole of it, that of a part with a part; none with a range."""
+    checksum, number = facts.checksum, call.field("partNumber")
+    if checksum is None or (whole and number is None):
+        return checksum_headers(checksum)
+    if number is None:
+        return {}
+    piece = next((piece for piece in facts.pieces if str(piece.number) == number), None)
+    value = piece.checksum if piece is not None and facts.multipart else checksum.value
+    return checksum_headers(replace(checksum, value=value))

@@ -171,14 +171,16 @@ def read_request(
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     """Names of ASGI are lower-case already. One that comes twice is joined by a comma, as HTTP has it."""
-    if len(raw) > HEADERS_MAX or sum(len(name) + len(value) for name, value in raw) > HEAD_BYTES_MAX:
+    found: dict[str, str] = {}
+    size = 0
+    for name, value in raw:
+        size += len(name) + len(value)
+        word, text = name.decode("latin-1"), value.decode("latin-1")
+        found[word] = f"{found[word]},{text}" if word in found else text
+    if len(raw) > HEADERS_MAX or size > HEAD_BYTES_MAX:
         raise S3Error.of(
             "RequestHeaderSectionTooLarge", f"A head may have {HEADERS_MAX} fields and {HEAD_BYTES_MAX} bytes."
         )
-    found: dict[str, str] = {}
-    for name, value in raw:
-        word, text = name.decode("latin-1"), value.decode("latin-1")
-        found[word] = f"{found[word]},{text}" if word in found else text
     return found
 
 

@@ -89,13 +89,14 @@ def arn_of(identity: S3Identity) -> str:
 
 
 def names_of(identity: S3Identity | None) -> frozenset[str]:
-    """Every text by which a policy may name who signed; the project counts as the account of AWS."""
+    """Every text by which a policy may name who signed. A project counts as the account of AWS, by ARN alone: a bare word
+    is a user's id, and nobody should come to have another's by the name of a project."""
     if identity is None:
         return frozenset()
     project, user = identity.project, identity.user_id
     return frozenset(
-        (user, user.lower(), identity.caller.ref, arn_of(identity), f"arn:aws:iam:::user/{user}", project)
-        + (f"arn:aws:iam::{project}:user/{user}", f"arn:aws:iam::{project}:root")
+        (user, identity.caller.ref, arn_of(identity), f"arn:aws:iam::{project}:user/{user}")
+        + (f"arn:aws:iam:::user/{user}", f"arn:aws:iam::{project}:root")
     )
 
 

@@ -34,7 +34,7 @@ from hansa.objectindex.records import Piece, Version
 PAGE: Final = 200
 KNOWN_PAGE: Final = 500
 LOT_SEGMENTS: Final = 4
-BYTES_PER_S: Final = 64 << 20
+BYTES_PER_S: Final = 32 << 20
 SMALL: Final = 4096  # what looking at one version costs, in bytes read
 FINDINGS_MAX: Final = 1000
 NOTE: Final = "scrub"

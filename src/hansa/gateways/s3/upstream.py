@@ -162,6 +162,8 @@ def refused(answered: Answered, bucket: str) -> S3Error:
             return S3Error.of("BucketNotEmpty", BucketName=bucket)
         return S3Error.of("OperationAborted", said)
     if status in (400, 422):
+        if "metadata.region" in paths:
+            return S3Error.of("InvalidLocationConstraint", said)
         if "metadata.id" in paths:
             return S3Error.of("InvalidBucketName", said, BucketName=bucket)
         if any("objectRetentionMode" in path for path in paths):

@@ -13,14 +13,15 @@ from os import urandom
 
 from hansa.gateways.s3 import encryptionrules, lifecycle, locks, replication
 from hansa.gateways.s3.conditions import WriteConditions
+from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.grants import new_object_acl
-from hansa.gateways.s3.heads import checksum_headers, kept_headers, metadata, storage_class, version_header
+from hansa.gateways.s3.heads import checksum_headers, kept_headers, metadata, storage_class
 from hansa.gateways.s3.intake import Sealing
 from hansa.gateways.s3.permission import TAGGING, allow
 from hansa.gateways.s3.tagging import tags_in_header
 from hansa.objectindex.port import Check
-from hansa.objectindex.records import Facts, Lock, NewVersion, Piece, Upload, Version, Written
+from hansa.objectindex.records import Encryption, Facts, Lock, NewVersion, Piece, Upload, Version, Versioning, Written
 
 VERSION_ID_BYTES = 24
 
@@ -40,6 +41,7 @@ async def drafted(call: Call, headers: Mapping[str, str] | None = None) -> Draft
     """
     headers = call.request.headers if headers is None else headers
     sealing = sealing_of(call, headers)
+    await _check_key(call, sealing.encryption)
     owner, grants = new_object_acl(call, headers)
     facts = Facts(
         headers=kept_headers(headers),
@@ -61,6 +63,21 @@ def sealing_of(call: Call, headers: Mapping[str, str]) -> Sealing:
         return Sealing()
     key = wanted.customer.key if wanted.customer is not None else None
     return Sealing(wanted.record(urandom(encryptionrules.SALT_BYTES)), key)
+
+
+async def _check_key(call: Call, encryption: Encryption | None) -> None:
+    """The key that is named can be used, before a byte is taken. One that was made, or enabled, just now counts at once.
+
+    Raises S3Error (KMS.…), Retry.
+    """
+    if encryption is None or not encryption.key:
+        return
+    directory, project = call.gateway.directory, call.bucket.project
+    try:
+        directory.key_material(project, encryption.key)
+    except S3Error:
+        await directory.caught_up()
+        directory.key_material(project, encryption.key)
 
 
 async def lock_of(call: Call, headers: Mapping[str, str]) -> Lock:
@@ -149,8 +166,9 @@ def written_headers(call: Call, version: Version) -> dict[str, str]:
     """What a writer is told of what was written."""
     facts = version.facts
     found = {"etag": f'"{version.etag}"'}
-    found |= version_header(version, call.bucket.versioning)
-    found |= checksum_headers(facts) | encryptionrules.headers_of(facts.encryption)
+    if call.bucket.versioning is Versioning.ENABLED:
+        found["x-amz-version-id"] = version.id
+    found |= checksum_headers(facts.checksum) | encryptionrules.headers_of(facts.encryption)
     return found | expiration(call, version)
 
 

@@ -14,7 +14,7 @@ create index s3_versions_in_order on s3_versions (bucket, key, ord desc);
 
 -- Bytes of small objects and parts, apart from what listings walk over.
 create table s3_inline (
-  ref integer primary key autoincrement,
+  ref integer primary key,
   body blob not null
 );
 
