@@ -257,3 +257,15 @@ def test_what_goes_wrong_at_the_first_byte_is_an_error_and_no_broken_answer(clos
         closed.directory.materials["main", "key-1"] = material
     assert refused.value.response["Error"]["Code"] == "KMS.NotFoundException"
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x" * 100_000
+
+
+def test_bytes_that_are_gone_are_no_missing_bucket(closed: Running, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=os.urandom(100_000))
+    view = closed.directory.buckets[bucket]
+    version = closed.ask(lambda: closed.gateway.index.get(view.uid, "k"))
+    closed.ask(lambda: closed.blobs.delete(version.facts.pieces[0].blob))
+    with pytest.raises(ClientError) as caught:
+        s3.get_object(Bucket=bucket, Key="k")
+    assert code(caught) == (500, "InternalError")
+    s3.put_object(Bucket=bucket, Key="k", Body=b"again")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"again"
