@@ -32,6 +32,7 @@ PAGE = 500
 CATCH_UP_S = 5.0
 SILENT_S = 15.0
 HOLDERS = frozenset({S3Key.kind, BucketServiceAccount.kind})
+LOADED = (SovereigntyPolicy, Project, EncryptionKey, S3Key, BucketServiceAccount, Bucket)  # in this order
 RIGHTS = frozenset({RoleBinding.kind, Organization.kind, ServiceAccount.kind, Project.kind})
 
 Standing = Callable[[S3Key | BucketServiceAccount], Awaitable[tuple[Caller, str]]]
@@ -63,8 +64,8 @@ class Follower:
             it.territories[stored.key.name] = Region(stored).spec.country
         for stored in await self._all(Organization.kind):
             it.organizations[stored.key.name] = Organization(stored)
-        for kind in (SovereigntyPolicy.kind, Project.kind, EncryptionKey.kind, S3Key.kind, BucketServiceAccount.kind, Bucket.kind):
-            for stored in await self._all(kind):
+        for kind in LOADED:
+            for stored in await self._all(kind.kind):
                 await self._put(stored)
         self._answered()
 
