@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -158,9 +159,7 @@ async def test_buckets_come_change_and_go(talk: Talk, follower: Follower) -> Non
     assert list(directory.buckets_of("demo")) == []
 
 
-async def test_a_key_opens_what_its_account_may_until_it_is_ended(
-    cloud: Cloud, talk: Talk, follower: Follower
-) -> None:
+async def test_a_key_opens_what_its_account_may_until_it_is_ended(cloud: Cloud, talk: Talk, follower: Follower) -> None:
     directory = follower.directory
     made = await a_key(talk, serviceAccountRef=await an_account(talk))
     access_key = made["status"]["accessKeyID"]
@@ -174,7 +173,9 @@ async def test_a_key_opens_what_its_account_may_until_it_is_ended(
         Bucket.kind, "x", "demo", identity.organization, ref="/storage/projects/demo/regions/se-sto/buckets/x"
     )
     assert decide(identity.caller, Act.CREATE, subject, Rules()).allowed
-    await assign(cloud, talk, "/iam/projects/demo/serviceAccounts/ci", "computeViewer")  # from now on bindings alone count
+    await assign(
+        cloud, talk, "/iam/projects/demo/serviceAccounts/ci", "computeViewer"
+    )  # from now on bindings alone count
     await directory.caught_up()
     narrowed = directory.key(access_key)
     assert narrowed is not None and not decide(narrowed.caller, Act.CREATE, subject, Rules()).allowed
@@ -241,6 +242,25 @@ async def test_rules_and_limits_follow(talk: Talk, follower: Follower) -> None:
     await talk.gone("/sovereignty/v1/projects/demo/sovereigntyPolicies/home")
     await directory.caught_up()
     assert directory.rules_of("demo") == Rules()
+
+
+async def test_many_who_ask_at_once_share_a_look(
+    talk: Talk, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, known = [], type(follower.store).changes
+
+    async def counted(self: Any, after: int, **more: Any) -> Any:
+        looks.append(after)
+        await asyncio.sleep(0.02)
+        return await known(self, after, **more)
+
+    monkeypatch.setattr(type(follower.store), "changes", counted)
+    first = asyncio.create_task(follower.directory.caught_up())
+    await asyncio.sleep(0.005)
+    await talk.make(talk.at("buckets", "storage/v1"), "films", {})  # the look under way may not see it any more
+    await asyncio.gather(*(follower.directory.caught_up() for _ in range(50)))
+    await first
+    assert follower.directory.bucket("films") is not None and len(looks) <= 8
 
 
 async def test_a_directory_that_missed_changes_reads_all_again(
