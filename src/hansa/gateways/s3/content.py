@@ -33,7 +33,7 @@ INLINE_MAX: Final = 16 * 1024  # plain bytes that stay in the index
 LOT_SEGMENTS: Final = 4
 LOT: Final = LOT_SEGMENTS * SEGMENT
 LOTS_AHEAD: Final = 1
-THREADS: Final = max(2, os.cpu_count() or 2)
+THREADS: Final = (os.cpu_count() or 2) + 2  # some of them wait for a disk
 SHELF_S: Final = 30  # blobs of so many seconds lie in one folder, whose flushes they share
 
 
