@@ -32,5 +32,6 @@ def test_refusals_have_codes_of_s3(status: int, document: dict[str, Any], code: 
 def test_where_an_api_is() -> None:
     assert ApiPlace("https://cloud.example.org/base").address == ("cloud.example.org", 443)
     assert ApiPlace("http://127.0.0.1:8080").address == ("127.0.0.1", 8080)
-    assert ApiPlace("https://cloud.example.org", at="127.0.0.1:8443").address == ("127.0.0.1", 8443)
-    assert ApiPlace("http://x", at="[::1]:8080").address == ("::1", 8080)
+    assert ApiPlace("https://cloud.example.org", at="https://127.0.0.1:8443").address == ("127.0.0.1", 8443)
+    assert ApiPlace("http://x", at="http://[::1]:8080").address == ("::1", 8080)
+    assert not ApiPlace("https://cloud.example.org", at="http://127.0.0.1:8080").secure
