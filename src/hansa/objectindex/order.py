@@ -68,7 +68,9 @@ async def page(
 ) -> Found:
     """At most `limit` entries from `low` on, or behind the row `behind`."""
     found = Found()
-    count = max(batch_min, min(limit + 1, BATCH_FIRST if delimiter else BATCH_MAX))
+    if limit > 0 and not delimiter:
+        return _all_shown(await fetch(low, behind, limit + 1), limit)
+    count = max(batch_min, min(limit + 1, BATCH_FIRST))
     while limit > 0:
         batch = await fetch(low, behind, count)
         hidden = _take(found, batch, prefix, delimiter, limit)
@@ -79,6 +81,12 @@ async def page(
         else:
             behind, count = batch[-1], max(batch_min, min(count * 2, limit + 1 - len(found), BATCH_MAX))
     return found
+
+
+def _all_shown(rows: Sequence[Row], limit: int) -> Found:
+    """A page on which every row is an entry."""
+    last = rows[:limit][-1] if rows else None
+    return Found(list(rows[:limit]), [], b"" if last is None else last[0], last, len(rows) > limit)
 
 
 def rolled(rows: Sequence[Row], limit: int) -> Found:
