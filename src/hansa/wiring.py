@@ -404,11 +404,11 @@ async def assemble(
     return Cloud(store, loop, api, credentials, world, app, metrics, close_passwords=passwords.close)
 
 
-def _judge_bucket(bucket: Bucket) -> None:
+def _judge_bucket(bucket: Bucket, before: Bucket | None) -> None:
     """The rules of S3 for documents in a bucket's spec; loaded with the first bucket."""
     from hansa.gateways.s3.judging import judge
 
-    judge(bucket)
+    judge(bucket, before)
 
 
 async def _born_in(world: World, it: AnyResource) -> Birth:

@@ -33,6 +33,7 @@ from .conftest import FLEET
 IAM = "/iam/v1beta1"
 TOKEN = "/realms/evroc-customer/protocol/openid-connect/token"
 USER_DATA = "#cloud-config\n# planted-user-data-7391"
+IMPORTED = "planted+imported/secret+key=="
 PASSWORD, SECOND, GUESS = "planted first password", "planted second password", "planted wrong guess"
 MACHINE = {"computeProfileRef": "c1a.s", "disks": [{"diskRef": "boot", "bootFrom": True}], "placement": {"zone": "a"},
            "running": False, "osSettings": {"cloudInitUserData": USER_DATA}}  # fmt: skip
@@ -184,6 +185,7 @@ def plant(town: Town) -> None:
         shown = town.call(operator, "GET", path, secret=path.endswith("/why"))
         assert shown.status_code == 200, path
     town.run("audit", "--whole", "-o", "json")
+    pairs = plant_pairs(town, operator)
 
     town.planted = {
         "user data": "planted-user-data-7391",
@@ -200,8 +202,42 @@ def plant(town: Town) -> None:
         "the operator's key": environment["EVROC_SERVICE_ACCOUNT_SECRET"].strip("'"),
         "key of a service account": json.loads(base64.b64decode(private))["d"],
         "key of a service account, encoded": private[:60],
+        "the operator's key of S3": environment["AWS_SECRET_ACCESS_KEY"].strip("'"),
+        **pairs,
         **{f"sealing key {n}": base64.b64encode(k).decode() for n, k in enumerate(read_keys(town.folder / "seal"))},
     }
+
+
+def plant_pairs(town: Town, operator: str) -> dict[str, str]:
+    """Keys of S3: of a project, turned once; brought from elsewhere; of an account for one bucket."""
+    storage, region = "/storage/v1/projects/demo", "/storage/v1/projects/demo/regions/se-sto"
+    spec: dict[str, Any] = {"serviceAccountRef": "/iam/projects/demo/serviceAccounts/ci"}
+    key = {"metadata": {"id": "k"}, "spec": spec}
+    made = town.call(operator, "POST", f"{storage}/s3Keys", key, secret=True).json()["status"]
+    turned = town.call(operator, "POST", f"{storage}/s3Keys/k/rotate", {}, secret=True).json()["status"]
+    pair = {"accessKeyID": "planted", "secretAccessKey": IMPORTED, "userId": "elsewhere"}
+    brought = {"metadata": {"id": "b"}, "spec": {**spec, "imported": pair}}
+    assert town.call(operator, "POST", f"{storage}/s3Keys", brought).status_code == 201
+    assert town.call(operator, "POST", f"{storage}/s3Keys", brought).status_code == 409
+    assert (
+        town.call(operator, "POST", f"{region}/buckets", {"metadata": {"id": "planted"}, "spec": {}}).status_code == 201
+    )
+    account = {"metadata": {"id": "app"}, "spec": {"buckets": ["planted"]}}
+    name = town.call(operator, "POST", f"{region}/bucketServiceAccounts", account).json()["status"][
+        "s3CredentialsSecretName"
+    ]
+    read = town.call(operator, "GET", f"{region}/bucketServiceAccountSecrets/{name}", secret=True).json()["data"]
+    assert town.call(operator, "POST", f"{region}/bucketServiceAccounts/app/rotate", {}).status_code == 200
+    key_of_bytes = {"metadata": {"id": "own"}, "spec": {}}
+    assert town.call(operator, "POST", f"{storage}/encryptionKeys", key_of_bytes).status_code == 201
+    for path in ("s3Keys", "s3Keys/k", "s3Keys/k/why", "s3Keys/k/events", "encryptionKeys/own"):
+        assert town.call(operator, "GET", f"{storage}/{path}").status_code == 200, path
+    for path in ("bucketServiceAccounts/app", f"bucketServiceAccountSecrets/{name}/why", "buckets/planted"):
+        assert town.call(operator, "GET", f"{region}/{path}").status_code == 200, path
+    return {
+        "key of S3": made["secretAccessKey"], "turned key of S3": turned["secretAccessKey"],
+        "imported key of S3": IMPORTED, "key of a bucket account": read["secretAccessKey"],
+    }  # fmt: skip
 
 
 def where_planted(town: Town, *, allowed: tuple[str, ...]) -> list[str]:

@@ -149,6 +149,27 @@ async def test_a_reserve_stays_free(tmp_path: Path) -> None:
         await blobs.close()
 
 
+async def test_a_small_disk_keeps_less_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixed reserve would leave nothing of it."""
+    real = os.fstatvfs
+    blocks = (100 << 20) // 4096
+
+    def small(fd: int) -> os.statvfs_result:
+        seen = list(real(fd))
+        seen[:5] = [4096, 4096, blocks, blocks, blocks]
+        return os.statvfs_result(seen)
+
+    monkeypatch.setattr(os, "fstatvfs", small)
+    blobs = FileBlobs(tmp_path / "blobs")
+    try:
+        assert await put(blobs, b"x" * 1000) == 1000
+        assert (await blobs.capacity()).free == 95 << 20
+        with pytest.raises(Exhausted):
+            await blobs.writer("cd" * 16, 96 << 20)
+    finally:
+        await blobs.close()
+
+
 async def test_an_id_is_written_once(blobs: FileBlobs) -> None:
     await put(blobs, b"first")
     with pytest.raises(Bug):

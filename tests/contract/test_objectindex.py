@@ -270,6 +270,21 @@ async def test_facts_are_amended_and_bytes_stay(index: ObjectIndex) -> None:
     assert await index.amend("b", "k", "absent", lambda v: v.facts) is None
 
 
+async def test_an_object_of_many_parts_is_what_its_row_says_now(index: ObjectIndex) -> None:
+    pieces = tuple([stored(10, number=n) for n in range(1, 400)] + [small(b"the last one", number=400)])
+    await index.publish(new("k", *pieces, id="v"), ENABLED, project="p")
+    for tags in ((("a", "1"),), (("a", "2"),)):
+        await index.amend("b", "k", "v", lambda v, tags=tags: replace(v.facts, tags=tags))
+        for _ in range(2):
+            got = await index.get("b", "k")
+            assert got is not None and got.facts.pieces == pieces and got.facts.tags == tags
+    await index.publish(new("k", stored(1)), ENABLED, project="p")
+    old = await index.get("b", "k", "v")
+    assert old is not None and not old.latest and old.facts.pieces == pieces
+    await index.remove("b", "k", "v", project="p")
+    assert await index.get("b", "k", "v") is None
+
+
 # -- two writers --------------------------------------------------------------------------------
 
 

@@ -91,7 +91,7 @@ async def test_what_went_in_comes_out(content: Content, blobs: BlobEngine, size:
     assert (piece.size, piece.stored) == (size, stored_size(size))
     assert bool(piece.blob) != bool(piece.inline) and bool(piece.inline) == (size <= INLINE_MAX)
     assert piece.blob == "" or await blobs.size(piece.blob) == piece.stored
-    assert data[:64] not in piece.inline or size == 0
+    assert size < 16 or data[:64] not in piece.inline  # fewer bytes may be there by chance
 
 
 @pytest.mark.parametrize("chunk", [1000, SEGMENT, LOT + 1, 4 * LOT])

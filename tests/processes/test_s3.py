@@ -157,6 +157,14 @@ def test_elsewhere_than_on_loopback_s3_speaks_tls(up: Up, opened: Opened) -> Non
     assert [name for name, _ in s3.buckets()] == ["far"]
 
 
+def test_changes_reach_the_api_whatever_clients_are_told(up: Up, opened: Opened) -> None:
+    """Its public URL is of something that stands before it, and is not to be reached from here."""
+    up.ready("--port", "0", "--url", "https://cloud.example.org/base")
+    s3 = opened(up.data)
+    s3.make_bucket("behind-a-proxy")
+    s3.remove_bucket("behind-a-proxy")
+
+
 def test_usage_reaches_the_ledger_also_when_it_ends_first(up: Up, opened: Opened) -> None:
     process = up.ready()
     s3 = opened(up.data)

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from hansa.engines.qemu.sandbox import Limits
 from hansa.engines.qemu.site import Site
 from hansa.errors import Refused, Retry
 from tests.contents import Uploads
+from tests.real.guest import open_cloud, tiny_images, until
 
 pytestmark = [
     pytest.mark.real,
@@ -305,3 +307,34 @@ async def test_an_object_of_another_length_is_fetched_again(house: House, change
         await house.becomes(wanted)
     house.objects.known[wanted.upload.key] = b"x" * MIB
     assert (await house.becomes(wanted)).state is VolumeState.READY
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed: scripts/install")
+@pytest.mark.parametrize("format", ["raw", "qcow2", "vhdx"])
+async def test_a_machine_boots_what_was_brought(tmp_path: Path, format: str) -> None:
+    """The firmware starts the first sector of the image: here a few instructions that write a word to the console."""
+    word = b"BROUGHT FROM ELSEWHERE\r\n"
+    code = bytes.fromhex(
+        "31c08ed8be207cbaf803ac84c07403eeebf8f4ebfd"
+    )  # each byte from 0x7c20 on to port 0x3f8, then halt
+    sector = code.ljust(0x20, b"\x90") + word + b"\0"
+    (tmp_path / "source").write_bytes((sector.ljust(510, b"\0") + b"\x55\xaa").ljust(MIB, b"\0"))
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "raw", "-O", format, "source", "image"],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    content = (tmp_path / "image").read_bytes()
+    (tmp_path / "cloud").mkdir()
+    async with open_cloud(tmp_path / "cloud", tiny_images()) as cloud:
+        upload = Upload("demo", "se-sto", "bucket", "k", "v", ImageFormat(format), len(content))
+        cloud.volumes = QemuVolumes(cloud.site, cloud.images, Uploads(k=content))
+        await cloud.copied(Volume(cloud.boot_disk, 1, 16 * MIB, upload=upload))
+        machine = replace(cloud.machine, image=None)
+        await cloud.start(machine)
+
+        async def said() -> bool:
+            return word.strip() in await cloud.compute.log(machine.uid, 1 << 16)
+
+        await until(said, 60.0)

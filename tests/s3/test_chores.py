@@ -12,6 +12,7 @@ import pytest
 
 from hansa.clock import SeededIds
 from hansa.engines.blobs.memory import MemoryBlobs
+from hansa.engines.blobs.port import Capacity
 from hansa.errors import Bug, Retry
 from hansa.gateways.s3 import expiring, replicating
 from hansa.gateways.s3.chores import BACK_OFF_S, LEASE_S, Chores, Duty, Pace
@@ -20,7 +21,7 @@ from hansa.gateways.s3.duties import chores_of, lifecycle_every
 from hansa.gateways.s3.expiring import Expiring
 from hansa.gateways.s3.gateway import Gateway
 from hansa.gateways.s3.ports import BucketView
-from hansa.gateways.s3.reaping import GRACE_S, ORPHAN_S, Reaping
+from hansa.gateways.s3.reaping import GRACE_S, ORPHAN_S, PRESSED_S, Reaping
 from hansa.gateways.s3.replicating import FIRST_RETRY_S, GIVE_UP_S, Replicating
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
@@ -437,6 +438,24 @@ async def test_garbage_goes_when_no_reader_can_be_at_it(world: World) -> None:
     assert there is not None
     place = world.gateway.buckets.of(bucket).place
     assert await whole(world.gateway.content, place, there) == b"y" * 100_000
+
+
+async def test_garbage_goes_sooner_where_room_runs_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = world.bucket("b", versioning=Versioning.NEVER)
+    await world.put(bucket, "k", b"x" * 100_000)
+    await world.put(bucket, "k", b"y" * 100_000)
+    free = 100
+
+    async def capacity() -> Capacity:
+        return Capacity(1000, free)
+
+    monkeypatch.setattr(world.blobs, "capacity", capacity)
+    world.clock.at += PRESSED_S + 1
+    await world.reaping().work()
+    assert len(world.blobs.blobs) == 2, "there is room yet"
+    free = 40
+    await world.reaping().work()
+    assert len(world.blobs.blobs) == 1
 
 
 async def test_a_blob_that_the_store_does_not_give_up_stays_garbage(

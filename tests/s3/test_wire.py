@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hansa.gateways.s3.ports import ProjectLimits
+from hansa.gateways.s3.reopening import FORGOTTEN_S
 from hansa.objectindex.records import Limits
 from hansa.sdk.s3sign import UNSIGNED, Pair, signed
 
@@ -257,3 +258,31 @@ def test_what_goes_wrong_at_the_first_byte_is_an_error_and_no_broken_answer(clos
         closed.directory.materials["main", "key-1"] = material
     assert refused.value.response["Error"]["Code"] == "KMS.NotFoundException"
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x" * 100_000
+
+
+def test_bytes_that_are_gone_are_no_missing_bucket(closed: Running, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=os.urandom(100_000))
+    view = closed.directory.buckets[bucket]
+    version = closed.ask(lambda: closed.gateway.index.get(view.uid, "k"))
+    closed.ask(lambda: closed.blobs.delete(version.facts.pieces[0].blob))
+    with pytest.raises(ClientError) as caught:
+        s3.get_object(Bucket=bucket, Key="k")
+    assert code(caught) == (500, "InternalError")
+    s3.put_object(Bucket=bucket, Key="k", Body=b"again")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"again"
+
+
+def test_a_bucket_whose_deletion_never_came_takes_objects_again(closed: Running, bucket: str) -> None:
+    """As after an API that died between the index and its own store, or a store that was restored."""
+    s3, gateway = closed.client(), closed.gateway
+    uid = closed.directory.buckets[bucket].uid
+    assert closed.ask(lambda: gateway.index.close_bucket(uid))
+    with pytest.raises(ClientError) as refused:
+        s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    assert code(refused) == (404, "NoSuchBucket"), "the deletion may be under way"
+    closed.clock.ahead += FORGOTTEN_S + 1
+    try:
+        s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    finally:
+        closed.clock.ahead -= FORGOTTEN_S + 1
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"

@@ -17,7 +17,8 @@ from hansa.sdk import names
 Document = dict[str, Any]
 ORDER = (
     "Project", "SovereigntyPolicy", "VirtualPrivateCloud", "Subnet", "SecurityGroup", "PublicIP", "PlacementGroup",
-    "Disk", "Snapshot", "VirtualMachine", "HotswapDiskAttachment", "ServiceAccount", "ServiceAccountCredential",
+    "EncryptionKey", "Bucket", "BucketServiceAccount", "CustomDiskImage", "Disk", "Snapshot", "VirtualMachine",
+    "HotswapDiskAttachment", "ServiceAccount", "ServiceAccountCredential", "S3Key",
 )  # fmt: skip
 DOCUMENTS_MAX = 1000
 

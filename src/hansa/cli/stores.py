@@ -58,8 +58,8 @@ def migrate_command(dry_run: bool, data: Path | None, database: str | None) -> N
 def backup_command(file: Path, data: Path | None, database: str | None) -> None:
     """Write the store into FILE, as it is at one moment, while the cloud runs.
 
-    Secrets stay sealed in it. The keys (DIR/keys) are not in it, nor disks and images: keep DIR/keys somewhere
-    else, or the secrets of this backup open nowhere.
+    Secrets stay sealed in it. The keys (DIR/keys) are not in it, nor disks, images and what lies in buckets:
+    keep DIR/keys somewhere else, or the secrets of this backup open nowhere.
     """
     from hansa.store import tables
     from hansa.store.backup import write_backup
@@ -75,6 +75,7 @@ def backup_command(file: Path, data: Path | None, database: str | None) -> None:
     counter.end()
     click.echo(f"wrote {file}: {_rows(summary)}, schema {summary.schema}, {file.stat().st_size} bytes")
     click.echo(f"the keys are not in it: keep {settings.data / 'keys'} apart from it")
+    click.echo("what lies in buckets is not in it: see `Back up and restore a cloud` for their index and their bytes")
 
 
 @click.command("restore")

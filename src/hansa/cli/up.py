@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def up_command(**given: Any) -> None:
     are. Ctrl-C stops it; machines go on running and are found again at the next start.
     """
     from hansa.datafolder import lock_folder
-    from hansa.edge.place import bind, place_of
+    from hansa.edge.place import bind, place_of, url_of
     from hansa.edge.s3 import listeners
     from hansa.supervisor import Child, Supervisor
 
@@ -48,7 +49,9 @@ def up_command(**given: Any) -> None:
         s3 = listeners(data, place, plain, secure)
     except HansaError as error:
         raise click.ClickException(error.message) from error
+    secure_api = place.secure or given["tls_cert"] is not None or bool(os.environ.get("HANSA_TLS_CERT"))
     environment = {
+        "HANSA_API_AT": url_of(replace(place, host=place.own, port=api.getsockname()[1], secure=secure_api)),
         "HANSA_S3_PORT": str(s3[0].getsockname()[1]), "HANSA_S3_TLS_PORT": str(s3[1].getsockname()[1]),
     }  # fmt: skip
     if given["database"]:

@@ -42,7 +42,7 @@ async def bucket_born(it: AnyResource, world: World) -> Birth:
         raise AlreadyExists(
             f"AlreadyExists: the name {it.name} is taken; buckets of all tenants share the names of a region"
         )
-    await _check(bucket, world)
+    await _check(_as_born(bucket, world), None, world)
     writes: list[Write] = [Reserve(it.uid, (Claim(scope, "bucket"),))]
     home = await world.get(Project, Key(Project.kind, "", it.key.project or ""))
     if home is not None and await world.store.secret(home.uid, MATERIAL) is None:
@@ -57,6 +57,11 @@ def _check_place(region: str, world: World) -> None:
         stored = ", ".join(world.settings.s3_stored_regions)
         rule = f"there is no store for objects in {region}; there is one in {stored}"
         raise Invalid.field("metadata.region", rule)
+
+
+def _as_born(bucket: Bucket, world: World) -> Bucket:
+    """With the defaults that it is born with."""
+    return Bucket(bucket.stored.with_status({"access": world.settings.s3_acl}))
 
 
 async def encryption_key_born(it: AnyResource, world: World) -> Birth:
@@ -79,7 +84,7 @@ def name_scope(key: Key) -> str:
 async def bucket_amended(old: AnyResource, new: AnyResource, world: World) -> tuple[Write, ...]:
     before, after = _bucket(old), _bucket(new)
     _check_mode(before.spec, after.spec)
-    await _check(after, world)
+    await _check(after, before, world)
     return ()
 
 
@@ -93,9 +98,9 @@ def _check_mode(old: BucketSpec, new: BucketSpec) -> None:
     raise ImmutableField(f"{path}: {rule} (is {was}, given {becomes})", fields=(FieldError(path, rule),))
 
 
-async def _check(bucket: Bucket, world: World) -> None:
+async def _check(bucket: Bucket, before: Bucket | None, world: World) -> None:
     """Rules that need more than the fields. Raises Invalid, Forbidden."""
-    world.judge_bucket(bucket)
+    world.judge_bucket(bucket, before)
     for number, rule in enumerate(bucket.spec.replication.rules if bucket.spec.replication else ()):
         await _check_replication(bucket, rule, f"spec.replication.rules[{number}].destination", world)
 

@@ -56,7 +56,7 @@ class Contents(Protocol):
     async def floor(self, now: float) -> float: ...
 
 
-def any_bucket(bucket: Bucket) -> None:
+def any_bucket(bucket: Bucket, before: Bucket | None) -> None:
     """No rules but those on the fields: where nobody serves S3."""
 
 
@@ -69,7 +69,7 @@ class World:
     settings: Settings
     buckets: Contents
     sealer: Sealer
-    judge_bucket: Callable[[Bucket], None] = any_bucket  # raises for documents that S3 would refuse
+    judge_bucket: Callable[[Bucket, Bucket | None], None] = any_bucket  # raises for documents that S3 would refuse
 
     async def get(self, kind: type[R], key: Key) -> R | None:
         """The object, also while it is going; None when it is not there."""

@@ -31,6 +31,11 @@ class Place:
     def everywhere(self) -> bool:
         return ipaddress.ip_address(self.host).is_unspecified
 
+    @property
+    def own(self) -> str:
+        """The address under which this machine reaches it."""
+        return ("::1" if ":" in self.host else LOOPBACK) if self.everywhere else self.host
+
     def __str__(self) -> str:
         return f"{bracketed(self.host)}:{self.port}"
 

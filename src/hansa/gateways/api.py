@@ -29,7 +29,8 @@ HEAD_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class ApiPlace:
-    """`url` is what clients are told and tokens are issued by; `at` (ADDR:PORT) where it is reached, empty: there.
+    """`url` is what clients are told and tokens are issued by; `at` (`http://ADDR:PORT`, or https) where it is reached,
+    empty: there. Between the two may stand what speaks TLS to the world and none to us.
 
     `authority`: a file with the authority of its certificate; None: those of this machine.
     """
@@ -40,8 +41,12 @@ class ApiPlace:
 
     @property
     def address(self) -> tuple[str, int]:
-        place = urlsplit(f"//{self.at}") if self.at else urlsplit(self.url)
-        return place.hostname or "127.0.0.1", place.port or (443 if self.url.startswith("https:") else 80)
+        place = urlsplit(self.at or self.url)
+        return place.hostname or "127.0.0.1", place.port or (443 if self.secure else 80)
+
+    @property
+    def secure(self) -> bool:
+        return (self.at or self.url).startswith("https:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,7 @@ class ApiClient:
         return answered
 
     async def _connect(self, place: ApiPlace) -> _Connection:
-        secure = place.url.startswith("https:")
-        host, port = place.address
+        secure, (host, port) = place.secure, place.address
         try:
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(
@@ -190,9 +194,10 @@ def _request(
     place: ApiPlace, method: str, path: str, token: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
 ) -> bytes:
     parts = urlsplit(place.url)
+    base = "" if place.at else parts.path.rstrip("/")  # which is for what stands before the API
     payload = orjson.dumps(body) if body is not None else b""
     lines = [
-        f"{method} {parts.path.rstrip('/')}{path} HTTP/1.1", f"host: {parts.netloc}", f"authorization: Bearer {token}",
+        f"{method} {base}{path} HTTP/1.1", f"host: {parts.netloc}", f"authorization: Bearer {token}",
         "accept: application/json", f"content-length: {len(payload)}",
         *(["content-type: application/json"] if payload else []), *(f"{n}: {v}" for n, v in headers.items()),
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from hansa.objectindex import documents, order, steps
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Fetch, Found, Row, encoded, next_key, successor
 from hansa.objectindex.port import Change, Check
+from hansa.objectindex.reading import Reader, bare
 from hansa.objectindex.records import (
     UNLIMITED,
     Event,
@@ -69,14 +70,15 @@ class SqlObjectIndex:
 
     def __init__(self, driver: Driver, clock: Clock) -> None:
         self._driver, self._clock = driver, clock
+        self._reader = Reader(self._read)
         self._new_ref = _Refs()
 
     # -- objects ----------------------------------------------------------------------------
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
         if id:
-            return await steps.version(self._read, sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await steps.version(self._read, sql.READ_LATEST, bucket=bucket, key=encoded(key))
+            return await self._reader.version(sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
+        return await self._reader.version(sql.READ_LATEST, bucket=bucket, key=encoded(key))
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,
@@ -291,7 +293,7 @@ class SqlObjectIndex:
         rows: list[Row] = list(await self._read(sql.WALK_KEY, ord=ord, limit=limit, **place)) if bucket else []
         if len(rows) < limit:
             rows += await self._read(sql.WALK, limit=limit - len(rows), **place)
-        return [steps.bare(row) for row in rows]
+        return [bare(row) for row in rows]
 
     async def events(self, what: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         rows = await self._read(sql.EVENTS, what=what, after=after, limit=limit)

@@ -68,7 +68,9 @@ async def page(
 ) -> Found:
     """At most `limit` entries from `low` on, or behind the row `behind`."""
     found = Found()
-    count = max(batch_min, min(limit + 1, BATCH_FIRST if delimiter else BATCH_MAX))
+    if limit > 0 and not delimiter:
+        return _all_shown(await fetch(low, behind, limit + 1), limit)
+    count = max(batch_min, min(limit + 1, BATCH_FIRST))
     while limit > 0:
         batch = await fetch(low, behind, count)
         hidden = _take(found, batch, prefix, delimiter, limit)
@@ -79,6 +81,12 @@ async def page(
         else:
             behind, count = batch[-1], max(batch_min, min(count * 2, limit + 1 - len(found), BATCH_MAX))
     return found
+
+
+def _all_shown(rows: Sequence[Row], limit: int) -> Found:
+    """A page on which every row is an entry."""
+    last = rows[:limit][-1] if rows else None
+    return Found(list(rows[:limit]), [], b"" if last is None else last[0], last, len(rows) > limit)
 
 
 def rolled(rows: Sequence[Row], limit: int) -> Found:
@@ -95,6 +103,8 @@ def rolled(rows: Sequence[Row], limit: int) -> Found:
 
 def _take(found: Found, batch: Sequence[Row], prefix: bytes, delimiter: bytes, limit: int) -> bytes:
     """Puts a batch on the page. The end of what the last common prefix hides, when the batch ends inside of that."""
+    if not delimiter:
+        return _take_all(found, batch, limit)
     hidden = b""
     for row in batch:
         key = row[0]
@@ -111,3 +121,13 @@ def _take(found: Found, batch: Sequence[Row], prefix: bytes, delimiter: bytes, l
             found.rows.append(row)
             found.last, found.last_row, hidden = key, row, b""
     return hidden
+
+
+def _take_all(found: Found, batch: Sequence[Row], limit: int) -> bytes:
+    """The same where nothing is hidden."""
+    taken = batch[: limit - len(found)]
+    if taken:
+        found.rows += taken
+        found.last, found.last_row = taken[-1][0], taken[-1]
+    found.truncated = len(taken) < len(batch)
+    return b""

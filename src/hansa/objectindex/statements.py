@@ -8,10 +8,10 @@ COLUMNS = "key, ord, size, etag, modified, id, shown, latest, marker, facts, buc
 SHOWN = "key, ord, size, etag, modified, id, shown"
 _KEY = "bucket = :bucket and key = :key"
 
-LATEST = f"select {COLUMNS} from s3_versions where {_KEY} and latest = 1"
+LATEST = f"select {COLUMNS} from s3_versions where {_KEY} order by ord desc limit 1"
 BY_ID = f"select {COLUMNS} from s3_versions where {_KEY} and id = :id"
 _WITH_BODY = f"select {COLUMNS}, (select body from s3_inline i where i.ref = v.ref) from s3_versions v where {_KEY}"
-READ_LATEST = f"{_WITH_BODY} and latest = 1"
+READ_LATEST = f"{_WITH_BODY} order by ord desc limit 1"
 READ_BY_ID = f"{_WITH_BODY} and id = :id"
 BEFORE = f"select {COLUMNS} from s3_versions where {_KEY} and ord < :ord order by ord desc limit 1"
 ORDER_OF = f"select ord from s3_versions where {_KEY} and id = :id"

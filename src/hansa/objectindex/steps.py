@@ -6,7 +6,7 @@ stays true until it commits. Nothing here knows which database it is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from hansa.objectindex import documents
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Row
 from hansa.objectindex.port import Change, Check
+from hansa.objectindex.reading import bare, version_of
 from hansa.objectindex.records import (
     NULL,
     UNLIMITED,
@@ -94,14 +95,14 @@ async def amend(tx: Transaction, asked: Asked, id: str, change: Change) -> Versi
     if row is None:
         return None
     old = orjson.loads(row[9])
-    facts = change(version_of(row, old, {}))
+    facts = change(version_of(row, old))
     refs = [documents.ref_of(piece) for piece in old.get("p", ())]
     assert len(refs) == len(facts.pieces), "bytes are not amended"
     pieces = [documents.piece_document(piece, ref) for piece, ref in zip(facts.pieces, refs, strict=True)]
     document = documents.facts_document(facts, pieces)
     text, shown = documents.text(document), documents.shown_document(facts)
     await tx.all(sql.SET_FACTS, ord=row[1], facts=text, shown=shown)
-    return version_of(row, document, {})
+    return version_of(row, document)
 
 
 async def _make(
@@ -319,39 +320,11 @@ async def _tell(tx: Transaction, asked: Asked, id: str) -> None:
         await tx.all(sql.INSERT_EVENT, what=what, bucket=asked.bucket, key=asked.key, id=id, at=asked.now)
 
 
-# -- reading ------------------------------------------------------------------------------------
-
-
-Ask = Callable[..., Awaitable[Sequence[Row]]]
-
-
-async def version(ask: Ask, statement: str, **key: Any) -> Version | None:
-    """With the bytes that lie inline: those of a single piece come along with the row."""
-    rows = await ask(statement, **key)
-    if not rows:
-        return None
-    *row, body = rows[0]
-    document = orjson.loads(row[9])
-    pieces = document.get("p", ())
-    if len(pieces) == 1:
-        return version_of(row, document, {documents.ref_of(pieces[0]): body} if body is not None else {})
-    refs = [ref for piece in pieces if (ref := documents.ref_of(piece))]
-    return version_of(row, document, {ref: (await ask(sql.INLINE, ref=ref))[0][0] for ref in refs})
+# -- rows --------------------------------------------------------------------------------------
 
 
 def _seen(row: Row | None) -> Version | None:
     return None if row is None else bare(row)
-
-
-def bare(row: Row) -> Version:
-    """Without the bytes that lie inline."""
-    return version_of(row, orjson.loads(row[9]), {})
-
-
-def version_of(row: Row, document: Mapping[str, Any], bodies: Mapping[int, bytes]) -> Version:
-    key, order, size, etag, modified, id, _, latest, marker, _, bucket = row
-    facts = documents.facts_of(document, bodies)
-    return Version(bucket, key.decode(), id, order, latest == 1, marker == 1, size, etag, modified, facts)
 
 
 async def _row(tx: Transaction, statement: str, asked: Asked, **more: Any) -> Row | None:

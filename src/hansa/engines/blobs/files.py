@@ -43,7 +43,8 @@ from hansa.errors import Bug, Exhausted, HansaError, Retry
 T = TypeVar("T")
 log = structlog.get_logger("hansa.blobs")
 
-RESERVE: Final = 512 << 20  # bytes that stay free for databases and logs on the same disk
+RESERVE: Final = 512 << 20  # bytes that stay free for databases and logs on the same disk,
+RESERVE_SHARE: Final = 20  # and no more than one part in so many of a small one
 FLUSHERS: Final = 8  # flushes at the same time: the file system's journal makes one of them
 SUSPECT_S: Final = 10.0  # nothing is written so long after a failed flush
 CAPACITY_S: Final = 1.0  # so old may a look at the free room be
@@ -55,22 +56,26 @@ TMP: Final = "tmp"  # for file systems that have no files without a name
 class FileBlobs:
     name: ClassVar[str] = "files"
 
-    def __init__(self, root: Path, *, reserve: int = RESERVE, calls: Calls | None = None) -> None:
+    def __init__(self, root: Path, *, reserve: int | None = None, calls: Calls | None = None) -> None:
         """Makes the folder when it is not there and takes away what a crash left unfinished. Raises Retry."""
         self.calls = calls or Calls()
-        self.reserve = reserve
         self.root = root
         try:
             self.folder = make_root(root, TMP)
             sweep(root / TMP)
         except OSError as error:
             raise told(error, "the folder of the store cannot be used") from error
+        self.reserve = reserve if reserve is not None else self._fair_reserve()
         self.nameless = has_nameless_files(root)
         self.threads = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="hansa-blobs")
         self._flushing: dict[str, _Folder] = {}
         self._known: set[str] = set()  # folders that are there and flushed
         self._free: tuple[float, int] = (0.0, 0)
         self._suspect_until = 0.0
+
+    def _fair_reserve(self) -> int:
+        seen = os.fstatvfs(self.folder)
+        return min(RESERVE, seen.f_blocks * seen.f_frsize // RESERVE_SHARE)
 
     # -- writing ----------------------------------------------------------------------------
 

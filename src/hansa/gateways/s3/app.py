@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from hansa.errors import Bug, HansaError
+from hansa.errors import Bug, HansaError, NotFound, Retry
 from hansa.gateways.s3 import xml
 from hansa.gateways.s3.answers import XML, Answer
 from hansa.gateways.s3.crossorigin import add_cors
@@ -31,6 +31,7 @@ from hansa.gateways.s3.operations import route
 from hansa.gateways.s3.pace import Pace
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.refusals import Refused, translated
+from hansa.gateways.s3.reopening import reopened
 from hansa.gateways.s3.request import ClientGone, Receive, Request, read_request
 from hansa.gateways.s3.table import SERVE
 
@@ -68,7 +69,7 @@ class S3App:
             answer = await self._serve(scope, receive, exchange)
             await _begin(answer, exchange)
         except HansaError as error:
-            answer = _refusal(error, exchange)
+            answer = _refusal(await self._meant(error, exchange), exchange)
             self._refused.note(error, exchange.id, exchange.call, time.monotonic())
         except ClientGone:
             raise
@@ -104,6 +105,17 @@ class S3App:
         if not call.decided and answer.status < 300:
             raise Bug(f"{operation.name} was answered and nobody decided that it may be")
         return answer
+
+    async def _meant(self, error: HansaError, exchange: _Exchange) -> HansaError:
+        """The index may say that there is no bucket where there is one: then the client shall come again."""
+        view = exchange.call.view if exchange.call is not None else None
+        if not isinstance(error, NotFound) or view is None:
+            return error
+        try:
+            again = await reopened(self._gateway, view)
+        except HansaError as trouble:
+            return trouble
+        return Retry("the bucket was closed for a deletion that never came", after_s=1) if again else error
 
     async def _view(self, call: Call) -> BucketView | None:
         directory, name = self._gateway.directory, call.request.bucket

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import structlog
+
 from hansa.gateways.s3 import acl, documents, locks, publicaccess
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
@@ -23,6 +25,7 @@ from hansa.gateways.s3.permission import allow, may
 from hansa.gateways.s3.tagging import Tags, object_tags
 from hansa.objectindex.records import Facts, Lock, Version
 
+log = structlog.get_logger("hansa.s3.locks")
 BYPASS = "x-amz-bypass-governance-retention"
 
 
@@ -98,7 +101,10 @@ async def put_retention(call: Call) -> Answer:
         present(call, version, version_id(call))
         return replace(version.facts, lock=locks.with_retention(version.facts.lock, new, bypass=bypass, now=now))
 
-    return _about(call, await amended(call, change))
+    version = await amended(call, change)
+    if bypass:
+        note_bypass(call, version)
+    return _about(call, version)
 
 
 async def get_legal_hold(call: Call) -> Answer:
@@ -128,6 +134,14 @@ async def _lockable(call: Call) -> Version:
 def bypasses(call: Call) -> bool:
     """Whether the caller asks to pass by GOVERNANCE, and may. On a bucket without locks the wish means nothing."""
     return call.request.flag(BYPASS) and call.bucket.locking and may(call, "s3:BypassGovernanceRetention")
+
+
+def note_bypass(call: Call, version: Version) -> None:
+    """Who took a lock away, or may have, stands in the log."""
+    log.warning(
+        "a retention was passed by", request=call.request.id, caller=call.who.caller.ref, bucket=call.bucket.name,
+        project=call.bucket.project, key=version.key, version=version.id, operation=call.operation.name,
+    )  # fmt: skip
 
 
 # -- grants -------------------------------------------------------------------------------------

@@ -117,13 +117,18 @@ def _first_failed(headers: Headers, prefix: str, etag: str, modified: float) -> 
         if not _matches(match, etag, weak=False):
             return "If-Match"
     else:
-        limit = dates.read_http_date(headers.get(f"{prefix}if-unmodified-since", ""))
+        limit = _date(headers, f"{prefix}if-unmodified-since")
         if limit is not None and int(modified) > limit:
             return "If-Unmodified-Since"
     if none_match is not None:
         return "If-None-Match" if _matches(none_match, etag, weak=True) else ""
-    since = dates.read_http_date(headers.get(f"{prefix}if-modified-since", ""))
+    since = _date(headers, f"{prefix}if-modified-since")
     return "If-Modified-Since" if since is not None and int(modified) <= since else ""
+
+
+def _date(headers: Headers, name: str) -> float | None:
+    text = headers.get(name)
+    return dates.read_http_date(text) if text else None
 
 
 def _matches(listed: str, etag: str, *, weak: bool) -> bool:

@@ -2,8 +2,9 @@
 
 What is small stays in the loop and in the index: up to 16 KiB are sealed in place and become `Piece.inline`. Larger
 bodies go to the blob engine, a MiB at a time: hashing, sealing and writing of such a lot is one job of a worker thread
-(all three let go of the interpreter's lock) while the next lot arrives. Reading runs one lot ahead of the client. So a
-stream takes some 4 MiB of memory, however long it is.
+(all three let go of the interpreter's lock) while the next lot arrives. Reading takes what the system has in memory, and
+runs one lot ahead of the client where it has to wait for the disk. So a stream takes some 4 MiB of memory, however long
+it is.
 
 Nothing that was written counts before the index says so: whoever does not publish a piece gives it to `drop`.
 """
@@ -32,7 +33,7 @@ INLINE_MAX: Final = 16 * 1024  # plain bytes that stay in the index
 LOT_SEGMENTS: Final = 4
 LOT: Final = LOT_SEGMENTS * SEGMENT
 LOTS_AHEAD: Final = 1
-THREADS: Final = max(2, os.cpu_count() or 2)
+THREADS: Final = (os.cpu_count() or 2) + 2  # some of them wait for a disk
 SHELF_S: Final = 30  # blobs of so many seconds lie in one folder, whose flushes they share
 
 
@@ -133,9 +134,30 @@ class Content:
                     yield part
 
     async def _direct(self, cipher: Cipher, piece: Piece, run: Run) -> AsyncGenerator[list[Plain], None]:
-        """From a store on this machine: a lot is read and opened in a thread while the client takes the one before."""
+        """From a store on this machine: what the system has in memory is opened here and now, a segment at a time, since
+        a hop to a thread costs more than that; from the first segment on that has to come from the disk, in threads."""
         assert isinstance(self.blobs, DirectBlobs)
         reader = self.blobs.open(piece.blob)
+        try:
+            for number, one in enumerate(segments.split(run, piece.size, 1), 1):
+                sealed = reader.at_hand(one.at, one.stored)
+                if sealed is None:
+                    async with aclosing(
+                        self._ahead(reader, cipher, piece, segments.rest(run, one, piece.size))
+                    ) as lots:
+                        async for lot in lots:
+                            yield lot
+                    return
+                yield cipher.open_run(one, piece.size, sealed)
+                if number % LOT_SEGMENTS == 0:
+                    await asyncio.sleep(0)  # a client that takes all at once must not keep the others waiting
+        finally:
+            reader.close()
+
+    async def _ahead(
+        self, reader: DirectReader, cipher: Cipher, piece: Piece, run: Run
+    ) -> AsyncGenerator[list[Plain], None]:  # fmt: skip
+        """A lot is read and opened in a thread while the client takes the one before."""
         loop = asyncio.get_running_loop()
         jobs: deque[asyncio.Future[list[Plain]]] = deque()
         try:
@@ -149,7 +171,6 @@ class Content:
                 jobs.popleft()
         finally:
             await _ended(jobs)
-            reader.close()
 
     async def _far(self, cipher: Cipher, piece: Piece, run: Run) -> AsyncGenerator[list[Plain], None]:
         """From any other store: one stream, which the engine fills while a lot of it is opened in a thread."""

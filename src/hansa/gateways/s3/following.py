@@ -32,6 +32,7 @@ PAGE = 500
 CATCH_UP_S = 5.0
 SILENT_S = 15.0
 HOLDERS = frozenset({S3Key.kind, BucketServiceAccount.kind})
+LOADED = (SovereigntyPolicy, Project, EncryptionKey, S3Key, BucketServiceAccount, Bucket)  # in this order
 RIGHTS = frozenset({RoleBinding.kind, Organization.kind, ServiceAccount.kind, Project.kind})
 
 Standing = Callable[[S3Key | BucketServiceAccount], Awaitable[tuple[Caller, str]]]
@@ -48,6 +49,8 @@ class Follower:
     seen_at: float = 0.0  # of the event loop's clock: when the store last answered
     trouble: str = "the control store has not been read yet"
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _begun: int = 0  # looks
+    _last_good: int = 0
 
     def __post_init__(self) -> None:
         self.directory.catch_up = self.caught_up
@@ -63,15 +66,8 @@ class Follower:
             it.territories[stored.key.name] = Region(stored).spec.country
         for stored in await self._all(Organization.kind):
             it.organizations[stored.key.name] = Organization(stored)
-        for kind in (
-            SovereigntyPolicy.kind,
-            Project.kind,
-            EncryptionKey.kind,
-            S3Key.kind,
-            BucketServiceAccount.kind,
-            Bucket.kind,
-        ):
-            for stored in await self._all(kind):
+        for kind in LOADED:
+            for stored in await self._all(kind.kind):
                 await self._put(stored)
         self._answered()
 
@@ -99,8 +95,12 @@ class Follower:
             raise Retry("the control store does not answer") from error
 
     async def look(self) -> None:
-        """Takes in what was committed since the last look. Raises Retry."""
+        """Takes in what was committed since the last look; those who ask at the same time share one. Raises Retry."""
+        before = self._begun
         async with self._turn:
+            if self._last_good > before:  # one that began after this was asked for
+                return
+            self._begun = number = self._begun + 1
             try:
                 while changes := await self.store.changes(self.revision, limit=PAGE):
                     await self._take(changes)
@@ -112,6 +112,7 @@ class Follower:
                 await self._again(uid)
             self.directory.close_opened()
             self._answered()
+            self._last_good = number
 
     def _answered(self) -> None:
         self.trouble, self.seen_at = "", asyncio.get_running_loop().time()

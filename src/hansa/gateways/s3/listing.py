@@ -102,7 +102,7 @@ async def list_objects(call: Call) -> Answer:
             page.encoded,
             xml.flag("IsTruncated", found.truncated),
             following,
-            *(_object(version, page, owner=True) for version in found.versions),
+            _contents(found.versions, page, owner=True),
             page.prefixes(found.prefixes),
         )
     )
@@ -128,7 +128,7 @@ async def list_objects_v2(call: Call) -> Answer:
             b"" if token is None else xml.element("ContinuationToken", token),
             xml.maybe("NextContinuationToken", following),
             xml.maybe("StartAfter", page.shown(start)),
-            *(_object(version, page, owner=owner) for version in found.versions),
+            _contents(found.versions, page, owner=owner),
             page.prefixes(found.prefixes),
         )
     )
@@ -142,19 +142,25 @@ async def _objects(call: Call, page: Page, after: str) -> Listing:
     )
 
 
-def _object(version: Version, page: Page, *, owner: bool) -> bytes:
-    facts = version.facts
-    return b"".join(
-        (
-            b"<Contents><Key>",
-            xml.escape(page.shown(version.key)),
-            f"</Key><LastModified>{iso_date(version.modified)}</LastModified>"
-            f"<ETag>&quot;{version.etag}&quot;</ETag><Size>{version.size}</Size>".encode(),
-            _checksum(facts),
-            write_owner(facts.owner, facts.owner_name) if owner else b"",
-            f"<StorageClass>{facts.storage_class or STANDARD}</StorageClass></Contents>".encode(),
+def _contents(versions: Iterable[Version], page: Page, *, owner: bool) -> bytes:
+    """All objects of a page. What they have in common is written once: the facts of a listing are few, and shared."""
+    ends: dict[int, str] = {}
+    parts: list[str] = []
+    for version in versions:
+        facts = version.facts
+        end = ends.get(id(facts))
+        if end is None:
+            end = ends[id(facts)] = _end(facts, owner=owner)
+        parts.append(
+            f"<Contents><Key>{xml.escaped(page.shown(version.key))}</Key><LastModified>{iso_date(version.modified)}"
+            f"</LastModified><ETag>&quot;{version.etag}&quot;</ETag><Size>{version.size}</Size>{end}"
         )
-    )
+    return "".join(parts).encode(errors="replace")
+
+
+def _end(facts: Facts, *, owner: bool) -> str:
+    told = _checksum(facts) + (write_owner(facts.owner, facts.owner_name) if owner else b"")
+    return f"{told.decode()}<StorageClass>{facts.storage_class or STANDARD}</StorageClass></Contents>"
 
 
 def _checksum(facts: Facts) -> bytes:

@@ -9,7 +9,7 @@ from hansa.errors import HansaError
 from hansa.gateways.s3 import documents, locks
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
-from hansa.gateways.s3.attached import bypasses
+from hansa.gateways.s3.attached import bypasses, note_bypass
 from hansa.gateways.s3.conditions import DeleteConditions, WriteConditions
 from hansa.gateways.s3.documents import Deleted, Doomed
 from hansa.gateways.s3.errors import S3Error
@@ -87,7 +87,10 @@ async def _remove(call: Call, key: str, id: str, conditions: DeleteConditions) -
         if version is not None:
             locks.check_removal(version.facts.lock, bypass=bypass, now=now)
 
-    return await gateway.index.remove(bucket.uid, key, id, project=bucket.project, check=check)
+    removed = await gateway.index.remove(bucket.uid, key, id, project=bucket.project, check=check)
+    if removed.version is not None and locks.is_bypassed(removed.version.facts.lock, bypass=bypass, now=now):
+        note_bypass(call, removed.version)
+    return removed
 
 
 async def delete_objects(call: Call) -> Answer:

@@ -5,8 +5,13 @@ HEAD and GET are one: they differ in what is sent. Conditions come before ranges
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 
+import structlog
+
+from hansa.errors import NotFound
 from hansa.gateways.s3 import encryptionrules
 from hansa.gateways.s3.answers import Answer
 from hansa.gateways.s3.conditions import check_read
@@ -18,6 +23,7 @@ from hansa.gateways.s3.ranges import Span, read_range
 from hansa.gateways.s3.writing import expiration
 from hansa.objectindex.records import Facts, Version
 
+log = structlog.get_logger("hansa.s3")
 PARTS_MAX = 10_000
 
 
@@ -53,11 +59,29 @@ async def get_object(call: Call) -> Answer:
 
 def _fill(answer: Answer, call: Call, version: Version, span: Span, key: bytes | None) -> None:
     content, place = call.gateway.content, call.known.place
-    body = content.at_hand(place, version, span.start, span.length, customer_key=key)
+    try:
+        body = content.at_hand(place, version, span.start, span.length, customer_key=key)
+    except NotFound as error:
+        raise _lost(error) from error
     if body is not None:
         answer.body = body
     else:
-        answer.stream = content.read(place, version, span.start, span.length, customer_key=key)
+        answer.stream = _kept(content.read(place, version, span.start, span.length, customer_key=key))
+
+
+async def _kept(stream: AsyncGenerator[bytes | memoryview, None]) -> AsyncIterator[bytes | memoryview]:
+    async with aclosing(stream) as pieces:
+        try:
+            async for piece in pieces:
+                yield piece
+        except NotFound as error:
+            raise _lost(error) from error
+
+
+def _lost(error: NotFound) -> S3Error:
+    """Bytes that the index knows and the store does not: the object is there, and cannot be read."""
+    log.error("bytes of an object are gone", error=error.message, detail=error.detail)
+    return S3Error("InternalError", detail=error.message)
 
 
 def _range(wish: str | None, size: int) -> Span | None:

@@ -21,6 +21,8 @@ from hansa.objectindex.port import ObjectIndex
 PAGE = 500
 AT_ONCE = 16
 GRACE_S = 900.0  # that readers of what was deleted have
+PRESSED_S = 30.0  # the same where room runs out: space that was freed is needed more than a slow download
+PRESSED_SHARE = 20  # it runs out when less than one part in so many is left
 ORPHAN_S = 2 * 86_400.0  # longer than one PUT or one part can take
 
 log = structlog.get_logger("hansa.s3.garbage")
@@ -38,15 +40,20 @@ class Reaping:
     pace: Pace = field(default_factory=Pace)
 
     async def work(self) -> None:
-        total = 0
+        total, grace_s = 0, await self._grace_s()
         while True:
-            found = await self.index.garbage(before=self.clock.now() - self.grace_s, limit=PAGE)
+            found = await self.index.garbage(before=self.clock.now() - grace_s, limit=PAGE)
             total += await self._delete([garbage.blob for garbage in found])
             if len(found) < PAGE:
                 break
             await self.pace.spend(len(found))
         if total:
             log.info("garbage removed", blobs=total)
+
+    async def _grace_s(self) -> float:
+        room = await self.blobs.capacity()
+        pressed = room.total is not None and room.free is not None and room.free * PRESSED_SHARE < room.total
+        return min(self.grace_s, PRESSED_S) if pressed else self.grace_s
 
     async def _delete(self, ids: Sequence[str]) -> int:
         """How many are gone. Raises what the store raises, once those that it did delete are crossed out."""

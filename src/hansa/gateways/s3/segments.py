@@ -93,6 +93,12 @@ def split(run: Run, size: int, count: int) -> Iterator[Run]:
         yield plan(size, begin, end - begin)
 
 
+def rest(run: Run, one: Run, size: int) -> Run:
+    """What of the run begins with `one`, a run of its segments."""
+    begin, end = one.first * SEGMENT + one.skip, run.first * SEGMENT + run.skip + run.take
+    return plan(size, begin, end - begin)
+
+
 class Cipher:
     """Seals and opens the segments of one piece."""
 

@@ -227,9 +227,12 @@ def error_document(error: S3Error, *, resource: str = "", request_id: str = "", 
 def escape(text: str) -> bytes:
     """Text for an element. Characters that XML 1.0 cannot carry become references to their number, as in S3: whoever
     has such keys asks for `encoding-type=url`."""
-    if _SPECIAL.search(text) is None:
-        return text.encode(errors="replace")
-    return _SPECIAL.sub(_reference, text).encode(errors="replace")
+    return escaped(text).encode(errors="replace")
+
+
+def escaped(text: str) -> str:
+    """The same before it is encoded."""
+    return text if _SPECIAL.search(text) is None else _SPECIAL.sub(_reference, text)
 
 
 def carries(text: str) -> bool:

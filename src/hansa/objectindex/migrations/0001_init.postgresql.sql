@@ -1,6 +1,6 @@
--- A listing of what is current reads nothing but this. Unique: a key has one latest version.
+-- A listing of what is current reads nothing but this, and walks over no marker. Unique: a key has one latest version.
 create unique index s3_versions_current on s3_versions (bucket, key)
-  include (marker, size, etag, modified, id, shown) where latest = 1;
+  include (ord, size, etag, modified, id, shown) where latest = 1 and marker = 0;
 
 -- What a project holds. With a lock: the sums stay as they are (`alone`), or change by small writes only, until the
 -- transaction ends. The sums are read by a statement of their own, so that they are those of after the lock.
@@ -29,7 +29,7 @@ create function s3_look(
 begin
   select * into bytes, versions, current_keys, upload_bytes, uploads from s3_room(project, lock, alone);
   is_closed := exists (select 1 from s3_closed c where c.bucket = in_bucket);
-  select v.* into newest from s3_versions v where v.bucket = in_bucket and v.key = in_key and v.latest = 1;
+  select v.* into newest from s3_versions v where v.bucket = in_bucket and v.key = in_key order by v.ord desc limit 1;
   if newest.id <> 'null' then
     select v.* into plain from s3_versions v where v.bucket = in_bucket and v.key = in_key and v.id = 'null';
   end if;

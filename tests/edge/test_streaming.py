@@ -1,0 +1,134 @@
+"""Bodies on the ports of S3: of any length as long as they move, cut when they stand still, refused in S3's words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from hansa.edge import guest, streaming
+from hansa.edge.guest import MESSAGE_BYTES_MAX, Limits
+from hansa.edge.server import Server, make_server
+from hansa.edge.streaming import StreamingHttp
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Place:
+    server: Server
+    port: int
+    held: asyncio.Event
+
+    async def send(self, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+        """All that comes back until the end of the connection."""
+        async with asyncio.timeout(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            answering = asyncio.create_task(reader.read())
+            with contextlib.suppress(ConnectionError):
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(pause_s)
+                    if answering.done():
+                        break
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                answer = await answering
+            writer.close()
+            return answer
+
+
+@pytest.fixture
+async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    """It counts a body. `/held` reads nothing until it is let go."""
+    monkeypatch.setattr(streaming, "MOVE_S", 1.0)
+    monkeypatch.setattr("hansa.edge.http.HEAD_S", 1.0)
+    held = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/held":
+            await held.wait()
+        count, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            count, more = count + len(message["body"]), message.get("more_body", False)
+        body = b"%d bytes" % count
+        headers = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    server = make_server(app, Limits(50, 20), None, http=StreamingHttp)
+    serving = asyncio.create_task(server.serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield Place(server, listener.getsockname()[1], held)
+    held.set()
+    server.should_exit = True
+    async with asyncio.timeout(20):
+        await serving
+
+
+def put(path: str, length: int) -> bytes:
+    return b"PUT %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (path.encode(), length)
+
+
+async def test_a_body_may_be_longer_than_anything_of_the_api(place: Place) -> None:
+    size = MESSAGE_BYTES_MAX + (8 << 20)
+    pieces = [b"x" * (1 << 20)] * (size >> 20)
+    assert (await place.send(put("/big", size), *pieces)).endswith(b"%d bytes" % size)
+
+
+async def test_a_slow_body_that_moves_is_taken(place: Place) -> None:
+    pieces = [b"y" * streaming.MOVE_BYTES] * 6
+    answer = await place.send(put("/slow", 6 * streaming.MOVE_BYTES), *pieces, pause_s=0.5)  # three deadlines long
+    assert answer.endswith(b"%d bytes" % (6 * streaming.MOVE_BYTES))
+
+
+@pytest.mark.parametrize("pieces", [[], [b"z"] * 12], ids=["silent", "byte by byte"])
+async def test_one_that_stands_still_is_ended_in_the_words_of_s3(place: Place, pieces: list[bytes]) -> None:
+    answer = await place.send(put("/still", 100_000), *pieces, pause_s=0.4)
+    assert answer.startswith(b"HTTP/1.1 400") and b"<Code>RequestTimeout</Code>" in answer
+    assert b"application/xml" in answer
+
+
+async def test_while_we_do_not_read_the_client_is_not_late(place: Place) -> None:
+    size = 2 << 20
+    sending = asyncio.create_task(place.send(put("/held", size), b"w" * size))
+    await asyncio.sleep(2.5)  # more than two deadlines
+    assert not sending.done()
+    place.held.set()
+    assert (await sending).endswith(b"%d bytes" % size)
+
+
+async def test_heads_that_are_none_are_refused_in_the_words_of_s3(place: Place) -> None:
+    assert b"<Code>BadRequest</Code>" in await place.send(b"\x00\x01nonsense\r\n\r\n")
+    large = b"GET / HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * (guest.HEAD_BYTES_MAX + 10) + b"\r\n\r\n"
+    assert b"<Code>RequestHeaderSectionTooLarge</Code>" in await place.send(large)
+    late = await place.send(b"GET / HTTP/1.1\r\nhost: x\r\n")
+    assert b"<Code>RequestTimeout</Code>" in late
+
+
+async def test_whoever_moved_least_lately_makes_room(place: Place) -> None:
+    """Twenty places of one address, all of them in the middle of a body: the one that stands still leaves."""
+    async with contextlib.AsyncExitStack() as stack:
+        writers = []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", place.port)
+            stack.callback(writer.close)
+            writer.write(put("/busy", 1 << 20))
+            writers.append(writer)
+        await asyncio.sleep(0.2)
+        for writer in writers[1:]:
+            writer.write(b"m" * streaming.MOVE_BYTES)
+        await asyncio.sleep(0.2)
+        assert (await place.send(put("/new", 3), b"new")).endswith(b"3 bytes")
+        assert place.server.doors[0].tally.shown_out == 1
