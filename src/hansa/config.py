@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="port of S3 with TLS, at the API's address; without it a free one, kept too"
     )
     s3_url: str = Field("", description="URL under which clients reach S3, when it is not the one it listens on")
-    api_at: str = Field("", description="`http://ADDR:PORT` (or https) at which gateways reach the API, when its URL leads elsewhere")
+    api_at: str = Field(
+        "", description="`http://ADDR:PORT` (or https) at which gateways reach the API, when its URL leads elsewhere"
+    )
     s3_domains: str = Field(
         "s3.localhost",
         description="domains under which a bucket is a host name (`BUCKET.s3.localhost`), comma separated",
