@@ -134,12 +134,13 @@ def test_a_record_stands_for_itself() -> None:
 def test_every_kind_with_meters_keeps_what_is_open_and_draws_only_of_them() -> None:
     assert catalogue.MODULES
     metered = [kind for kind in all_kinds() if kind.meters]
-    assert {kind.kind for kind in metered} == {"VirtualMachine", "Disk", "Snapshot", "PublicIP"}
+    assert {kind.kind for kind in metered} == {"VirtualMachine", "Disk", "Snapshot", "PublicIP", "Bucket"}
     drawing = {
         "VirtualMachine": {"shape": {"profile": "c1a.s", "vcpus": 2, "memoryBytes": 4, "gpus": 1}, "onSince": 9.0},
         "Disk": {"sizeBytes": 5, "diskSize": {"amount": 1, "unit": "GB"}},
         "Snapshot": {"creationTime": "now", "restoreSize": {"amount": 1, "unit": "GB"}},
         "PublicIP": {"publicIPv4Address": "203.0.113.1"},
+        "Bucket": {"contents": {"bytes": 7, "uploadBytes": 1}},
     }
     for kind in metered:
         assert issubclass(kind.status_type, MeteredStatus) and "metering" in kind.hidden
