@@ -80,7 +80,7 @@ class Ledger(Simulation):
                         if h.claim.scope == project_scope("p")}  # fmt: skip
                 if BLOCK_STORAGE not in held and not await self._decided(it):
                     charge.pop(BLOCK_STORAGE, None)  # its size is known since, and claimed when it is decided
-                if kind is Disk and not it.spec.disk_size and not it.status.made and BLOCK_STORAGE in held:
+                if self._unsized(it) and BLOCK_STORAGE in held:
                     charge[BLOCK_STORAGE] = held[BLOCK_STORAGE]  # its source went, or grew, since it was asked
                 assert held == charge, f"{it} holds {held} of {charge}"
                 wanted += Counter(charge)
@@ -92,6 +92,16 @@ class Ledger(Simulation):
             assert counts == dict(claimed), f"{scope}: the sums are not those of the claims"
             claimed.pop("iam.projects", None)
             assert claimed == wanted, f"{scope}: {claimed} is claimed of {wanted}"
+
+    def _unsized(self, it: AnyResource) -> bool:
+        """As large as what it is made from, and that is not decided yet."""
+        match it:
+            case Disk():
+                return not it.spec.disk_size and not it.status.made
+            case Snapshot():
+                return it.status.restore_size is None
+            case _:
+                return False
 
     async def _decided(self, it: AnyResource) -> bool:
         scope = "pools/"
