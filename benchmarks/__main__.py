@@ -1,4 +1,7 @@
-"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota|stored|s3 ...] [--long]`; `--long` adds what takes minutes."""
+"""`scripts/bench [store|database|api|access|boot|machines|network|objects|quota|stored|s3 ...] [--long]`.
+
+`--long` adds what takes minutes.
+"""
 
 from __future__ import annotations
 

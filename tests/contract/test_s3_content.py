@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
-from hansa.engines.blobs.files import Calls, FileBlobs
+from hansa.engines.blobs.files import Calls, FileBlobs, FileReader
 from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs
 from hansa.engines.blobs.port import BlobEngine
@@ -276,3 +276,27 @@ async def test_a_stream_takes_little_memory_however_long_it_is(index: ObjectInde
     assert size == 65_536_000 and written < 8 << 20 and read < 8 << 20
     await content.close()
     await blobs.close()
+
+
+@pytest.mark.parametrize("at_hand", [0, 1, 5])
+async def test_what_has_to_come_from_the_disk_follows_what_is_in_memory(
+    index: ObjectIndex, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_hand: int
+) -> None:
+    left = at_hand
+
+    def forgetful(self: FileReader, start: int, length: int) -> bytes | None:
+        nonlocal left
+        left -= 1
+        return self.read(start, length) if left >= 0 else None
+
+    engine = FileBlobs(tmp_path / "blobs", reserve=0)
+    content = Content(index, engine, keys)
+    data = os.urandom(3 * LOT + 1000)
+    it = version(await put(content, data))
+    monkeypatch.setattr(FileReader, "at_hand", forgetful)
+    for start, length in ((0, len(data)), (SEGMENT - 7, 2 * LOT)):
+        left = at_hand
+        parts = [bytes(part) async for part in content.read(PLACE, it, start, length)]
+        assert b"".join(parts) == data[start : start + length] and max(map(len, parts)) <= SEGMENT
+    await content.close()
+    await engine.close()

@@ -132,3 +132,32 @@ def test_what_children_say_carries_their_name(supervised: Supervised) -> None:
 def test_a_name_is_a_field_of_a_log_in_json() -> None:
     assert named("api", b'{"a": 1}') == b'{"process": "api", "a": 1}'
     assert named("api", b"Traceback") == b"api: Traceback"
+
+
+def test_ready_is_told_when_every_child_is(supervised: Supervised) -> None:
+    late = """
+    print("other words", flush=True)
+    time.sleep(600)
+    """
+    supervised.start(one=late, two="time.sleep(600)")
+    until(lambda: "ready here" in supervised.said("out"))
+    assert supervised.said("out").count("ready here") == 2  # both at once, when the second was
+
+
+def test_ready_of_one_alone_is_held_back(supervised: Supervised) -> None:
+    code = f"""
+import os, sys
+from hansa.supervisor import Child, Supervisor
+me = {{"PARENT": str(os.getpid())}}
+quick = Child("quick", [sys.executable, "-c", {BEGIN.format(file=str(supervised.folder / "quick"))!r} + "time.sleep(600)"], (), me)
+wait = "import time; time.sleep(2)\\n" + {BEGIN.format(file=str(supervised.folder / "slow"))!r} + "time.sleep(600)"
+slow = Child("slow", [sys.executable, "-c", wait], (), me, tells=False)
+sys.exit(Supervisor([quick, slow]).run())
+"""
+    with (supervised.folder / "out").open("wb") as out, (supervised.folder / "err").open("wb") as errors:
+        supervised.process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=errors)
+    until(lambda: supervised.pids("quick"))
+    time.sleep(0.5)
+    assert supervised.said("out") == "" and not supervised.pids("slow")
+    until(lambda: supervised.said("out"))
+    assert supervised.said("out") == "ready here\n" and supervised.pids("slow")  # of the one that tells it

@@ -91,6 +91,23 @@ def test_a_body_is_asked_for_only_when_it_may_come(closed: Running, bucket: str)
         assert answer.startswith(b"HTTP/1.1 404") and b"connection: close" in answer.lower()
 
 
+@pytest.mark.parametrize("size", [0, 5, 100_000])
+def test_a_head_comes_with_the_bytes_behind_it(closed: Running, s3: Any, bucket: str, size: int) -> None:
+    body = os.urandom(size)
+    s3.put_object(Bucket=bucket, Key="k", Body=body)
+    with closed.connection() as connection:
+        for _ in range(2):  # and the connection goes on
+            connection.sendall(head(closed, "GET", f"/{bucket}/k", {}))
+            first = connection.recv(1 << 20)
+            lines, _, came = first.partition(b"\r\n\r\n")
+            assert lines.startswith(b"HTTP/1.1 200") and bool(came) == bool(size)
+            while len(came) < size:
+                came += connection.recv(1 << 20)
+            assert came == body
+        connection.sendall(head(closed, "HEAD", f"/{bucket}/k", {}))
+        assert connection.recv(1 << 20).endswith(b"\r\n\r\n")
+
+
 def test_a_refused_body_that_is_short_does_not_cost_the_connection(closed: Running, bucket: str) -> None:
     with closed.connection() as connection:
         connection.sendall(head(closed, "PUT", "/no-such-bucket/k", {"content-length": "5"}) + b"hello")

@@ -22,6 +22,7 @@ from hansa.gateways.s3.segments import (
     Place,
     SealedKey,
     plan,
+    rest,
     segments_of,
     split,
     stored_size,
@@ -58,6 +59,19 @@ def test_any_range_comes_back(start: int, length: int) -> None:
     assert opened(STORED, len(PLAIN), start, length) == PLAIN[start : start + length]
     run = plan(len(PLAIN), start, length)
     assert run.stored <= length + 2 * WHOLE, "at most one segment more at each end"
+
+
+@given(start=edges, length=edges | st.integers(1, len(PLAIN)), seen=st.integers(0, 3))
+def test_a_range_goes_on_from_any_of_its_segments(start: int, length: int, seen: int) -> None:
+    length = min(max(length, 1), len(PLAIN) - start)
+    run = plan(len(PLAIN), start, length)
+    ones = list(split(run, len(PLAIN), 1))
+    before, one = ones[:seen], ones[min(seen, len(ones) - 1)]
+    left = rest(run, one, len(PLAIN))
+    cipher = Cipher(KEY, PLACE, ID)
+    plain = b"".join(cipher.open_run(left, len(PLAIN), STORED[left.at : left.at + left.stored]))
+    done = sum(each.take for each in before[: min(seen, len(ones) - 1)])
+    assert plain == PLAIN[start + done : start + length]
     parts = list(split(run, len(PLAIN), 2))
     assert sum(part.take for part in parts) == length and all(part.count <= 2 for part in parts)
     assert (

@@ -20,7 +20,7 @@ from hansa.kinds.iam import Project, ServiceAccount, ServiceAccountCredential
 from hansa.kinds.registry import full_ref
 from hansa.kinds.resource import AnyResource, Condition, Key
 from hansa.kinds.storage import Bucket, BucketServiceAccount, S3Key, closed_to_acls
-from hansa.policy.access import OBJECTS, ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
+from hansa.policy.access import LENT_BUCKET, OBJECTS, ORGANIZATION, PROJECT_OWNER, ROLES, held, not_held
 from hansa.policy.decide import decide
 from hansa.policy.keys import as_bucket_account, objects_in, reach
 from hansa.policy.verdict import Act, Caller, Grant, Rules, Subject
@@ -52,7 +52,7 @@ async def check_grants(gate: Gate, caller: Caller, it: AnyResource, before: AnyR
         await check_holds(gate, caller, as_bucket_account(it).grants)
     if isinstance(it, CustomDiskImage) and before is None:
         await check_reads(gate, caller, it)
-    if isinstance(it, Bucket) and _opening(it) != _opening(before):
+    if isinstance(it, Bucket) and _opening(it) != _opening(before) and not _is_lent(caller, it):
         await check_opens(gate, caller, it)
 
 
@@ -79,6 +79,11 @@ async def check_opens(gate: Gate, caller: Caller, it: Bucket) -> None:
 async def _contents(gate: Gate, project: str, bucket: str) -> Subject:
     ref = objects_in(bucket)
     return Subject(OBJECTS, ref.rpartition("/")[2], project, await gate.organization_of(project), ref=ref)
+
+
+def _is_lent(caller: Caller, it: Bucket) -> bool:
+    """Whoever the bucket's own policy or ACL lets change these may: its owner gave that."""
+    return any(grant.role == LENT_BUCKET and it.ref in grant.resources for grant in caller.grants)
 
 
 def _opening(it: AnyResource | None) -> tuple[object, ...]:

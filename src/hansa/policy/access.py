@@ -79,7 +79,7 @@ _TABLE = (
          (*_SEEN, "storage.*.*"), _KEYS),
     Role("storageObjectViewer", PROJECT, "Reads buckets and what is in them.",
          (*_SEEN, "storage.buckets.read", "storage.objects.read")),
-    Role("storageObjectCreator", PROJECT, "Puts objects into buckets; reads, changes and deletes none.",
+    Role("storageObjectCreator", PROJECT, "Puts objects into buckets, also in the place of others; reads and deletes none.",
          (*_SEEN, "storage.buckets.read", "storage.objects.create")),
     Role("storageObjectOperator", PROJECT, "Reads, puts, changes and deletes what is in buckets, but for what is locked.",
          (*_SEEN, "storage.buckets.read", "storage.objects.*"), ("storage.objects.bypass",)),
@@ -113,7 +113,10 @@ ROLES = {role.name: role for role in _TABLE}
 BUCKET_ACCOUNT = "bucketServiceAccount"  # what such an account is in its buckets: a role that nobody binds
 _INNER = Role(BUCKET_ACCOUNT, PROJECT, "Reads and writes what is in the buckets that it names.",
               ("storage.buckets.read", "storage.objects.*"), ("storage.objects.bypass",))  # fmt: skip
-_BY_NAME = {**ROLES, BUCKET_ACCOUNT: _INNER}
+LENT_BUCKET = "lentBucket"  # what a bucket's own policy or ACL lends to others: a role that nobody binds
+_LENT = Role(LENT_BUCKET, PROJECT, "Changes the settings of one bucket, for as long as one request takes.",
+             ("storage.buckets.read", "storage.buckets.update", "storage.buckets.delete"))  # fmt: skip
+_BY_NAME = {**ROLES, BUCKET_ACCOUNT: _INNER, LENT_BUCKET: _LENT}
 
 
 # -- permissions --------------------------------------------------------------------------------
