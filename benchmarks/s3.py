@@ -15,9 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,15 @@ from hansa.sdk.s3 import S3, Endpoint
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 CLIENTS = (1, 16)
 # Requests in all, by size and clients.
-COUNTS = {
-    (4 * KIB, 1): 2000, (4 * KIB, 16): 8000, (MIB, 1): 200, (MIB, 16): 480, (64 * MIB, 1): 8, (64 * MIB, 16): 16,
+GETS = {
+    (4 * KIB, 1): 1000, (4 * KIB, 16): 4000, (MIB, 1): 100, (MIB, 16): 240, (64 * MIB, 1): 8, (64 * MIB, 16): 16,
     (GIB, 1): 2,
 }  # fmt: skip
 PUTS = {
-    (4 * KIB, 1): 300,
-    (4 * KIB, 16): 6000,
-    (MIB, 1): 48,
-    (MIB, 16): 192,
-    (64 * MIB, 1): 6,
-    (64 * MIB, 16): 16,
+    (4 * KIB, 1): 150, (4 * KIB, 16): 2400, (MIB, 1): 32, (MIB, 16): 96, (64 * MIB, 1): 3, (64 * MIB, 16): 16,
     (GIB, 1): 1,
-}
+}  # fmt: skip
+ROUNDS = 3
 NAMES = {4 * KIB: "4 KiB", MIB: "1 MiB", 64 * MIB: "64 MiB", GIB: "1 GiB"}
 KEYS, PAGE, PAGES = 100_000, 1000, 300
 PSS_MIB_MAX = 300
@@ -140,50 +137,52 @@ class _Bench:
             for _ in range(body.times):
                 file.write(body.grain)
         clients = CLIENTS if size < GIB else (1,)
-        for count in clients:
-            yield self._put(body, count)
-        for count in clients:
-            yield self._get(body.size, count)
+        for each in clients:
+            yield self._put(body, each)
+        for each in clients:
+            yield self._get(body.size, each)
 
     def _put(self, body: Body, clients: int) -> dict[str, Any]:
         each = PUTS[body.size, clients] // clients
-        signer, at = self.ours.signer, f"{body.size}/{clients}"
+        signer, at, turns = self.ours.signer, f"{body.size}/{clients}", count()
 
-        def signed(client: int) -> Sequence[Sent]:
-            return [signer.put(f"{at}/{client}-{n}", body) for n in range(each)]
+        def signed(turn: int, client: int) -> Sequence[Sent]:
+            return [signer.put(f"{at}/{turn}/{client}-{n}", body) for n in range(each)]
 
-        found = _load(self.ours.gateway, clients, signed)
         peer = [plain_put("/put{client}", self.bare.host, body)] * each
-        limit = _load(self.bare, clients, lambda client: [_named(sent, client) for sent in peer])
+        best = _best(
+            ours=lambda: _load(self.ours.gateway, clients, partial(signed, next(turns))),
+            bare_asgi=lambda: _load(self.bare, clients, lambda client: [_named(sent, client) for sent in peer]),
+        )
         for left in self.files.glob("put*"):
             left.unlink()
         if body.size <= 16 * KIB:
             aim: dict[str, Any] = {"aim_per_cpu_s": SMALL_PUTS_AIM if clients > 1 else None}
         else:
             aim = {"aim_ratio": PUT_AIM if body.size >= 64 * MIB else None}
-        return _figure(f"PUT {NAMES[body.size]}", clients, body.size, found, {"bare_asgi": limit}, aim)
+        return _figure(f"PUT {NAMES[body.size]}", clients, body.size, best, aim)
 
     def _get(self, size: int, clients: int) -> dict[str, Any]:
-        each, ours = COUNTS[size, clients] // clients, self.ours
-        stored = max(1, PUTS[size, clients] // clients)
+        each, signer = GETS[size, clients] // clients, self.ours.signer
+        stored = min(each, max(1, PUTS[size, clients] // clients))
 
         def presigned(client: int) -> Sequence[Sent]:
-            made = [ours.signer.get(f"{size}/{clients}/{client}-{n}", size) for n in range(min(stored, each))]
-            return [made[n % len(made)] for n in range(each)]
+            made = [signer.get(f"{size}/{clients}/0/0-{n}", size) for n in range(stored)]
+            return [made[n % stored] for n in range(each)]
 
         def plain(peer: Peer, client: int) -> Sequence[Sent]:
             return [plain_get(f"/{size}", peer.host, size)] * each
 
-        found = _load(ours.gateway, clients, presigned)
-        peers = {
-            name: _load(peer, clients, partial(plain, peer))
-            for name, peer in (("bare_asgi", self.bare), ("nginx", self.nginx))
-        }
+        best = _best(
+            ours=lambda: _load(self.ours.gateway, clients, presigned),
+            bare_asgi=lambda: _load(self.bare, clients, partial(plain, self.bare)),
+            nginx=lambda: _load(self.nginx, clients, partial(plain, self.nginx)),
+        )
         if size <= 16 * KIB:
             aim: dict[str, Any] = {"aim_per_cpu_s": SMALL_GETS_AIM if clients > 1 else None}
         else:
             aim = {"aim_ratio": GET_AIM if size >= 64 * MIB else None}
-        return _figure(f"GET {NAMES[size]}", clients, size, found, peers, aim)
+        return _figure(f"GET {NAMES[size]}", clients, size, best, aim)
 
 
 def _named(sent: Sent, client: int) -> Sent:
@@ -194,15 +193,18 @@ def _load(peer: Peer, clients: int, requests: Any) -> Load:
     return load(peer.port, peer.pids, clients, requests)
 
 
-def _figure(
-    what: str, clients: int, size: int, found: Load, peers: dict[str, Load], aim: dict[str, Any]
-) -> dict[str, Any]:  # fmt: skip
-    """Small objects in requests, large ones in MB. The first peer is the one that the ratio is to."""
-    figure: dict[str, Any] = {"what": what, "clients": clients, **_rates("", found, size)}
-    for name, each in peers.items():
-        figure |= _rates(f"{name}_", each, size)
-    first = next(iter(peers.values()))
-    figure["ratio"] = round(found.per_cpu_s / first.per_cpu_s, 2)
+def _best(**runs: Callable[[], Load]) -> dict[str, Load]:
+    """Each in turn, several times; of each the run that took the least: what else the machine does only adds to it."""
+    rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
+    return {name: max((each[name] for each in rounds), key=lambda found: found.per_cpu_s) for name in runs}
+
+
+def _figure(what: str, clients: int, size: int, best: dict[str, Load], aim: dict[str, Any]) -> dict[str, Any]:
+    """Small objects in requests, large ones in MB. The ratio is to the bare application."""
+    figure: dict[str, Any] = {"what": what, "clients": clients}
+    for name, each in best.items():
+        figure |= _rates("" if name == "ours" else f"{name}_", each, size)
+    figure["ratio"] = round(best["ours"].per_cpu_s / best["bare_asgi"].per_cpu_s, 2)
     return figure | {name: value for name, value in aim.items() if value} | {"load": _busy()}
 
 
@@ -316,8 +318,8 @@ def _other() -> Iterator[dict[str, Any]]:
             return
         peer, pair = made
         signer = Signer(pair, peer.host, "bench")
-        for size, clients, count in ((4 * KIB, 16, 2000), (MIB, 16, 192), (64 * MIB, 1, 4)):
-            yield from _of_other(peer, signer, size, clients, count // clients)
+        for size, clients, each in ((4 * KIB, 16, 125), (MIB, 16, 12), (64 * MIB, 1, 4)):
+            yield from _of_other(peer, signer, size, clients, each)
 
 
 def _of_other(peer: Peer, signer: Signer, size: int, clients: int, each: int) -> Iterator[dict[str, Any]]:

@@ -111,12 +111,14 @@ def api_place(settings: Settings) -> ApiPlace:
     return ApiPlace(url, settings.api_at, Path(trusted) if trusted else None)
 
 
-def token_of(identity: S3Identity, holder: str, issuer: str, keys: SigningKeys, ids: Ids, now: float) -> str:
-    """`holder`: the uid of the key's object. Lets the API hear a call in the name of who holds a key: it looks again whether the key counts."""
+def token_of(
+    identity: S3Identity, holder: str, issuer: str, keys: SigningKeys, ids: Ids, now: float, lent: str = ""
+) -> str:
+    """`holder`: the uid of the key's object. `lent`: a bucket that its own policy or ACL lets them change. Lets the API hear a call in the name of who holds a key: it looks again whether the key counts."""
     return keys.sign({
         "iss": issuer, "aud": AUDIENCE, "sub": identity.access_key, "iat": int(now), "exp": int(now + TOKEN_S),
         "jti": ids.token(), "account": identity.caller.ref, "via": identity.ref, "proof": holder,
-        "accessKey": identity.access_key,
+        "accessKey": identity.access_key, **({"lent": lent} if lent else {}),
     })  # fmt: skip
 
 
@@ -147,9 +149,9 @@ async def build_s3(settings: Settings) -> S3:
     api = ApiClient(partial(api_place, settings))
     name = ids.token()[:12]
 
-    def mint(identity: S3Identity) -> str:
+    def mint(identity: S3Identity, lent: str) -> str:
         holder = directory.holder_of(identity.access_key)
-        return token_of(identity, holder, issuer_of(api.place().url), keys, ids, clock.now())
+        return token_of(identity, holder, issuer_of(api.place().url), keys, ids, clock.now(), lent)
 
     def mint_own() -> str:
         return keys.sign(gateway_claims(issuer_of(api.place().url), name, clock.now()))

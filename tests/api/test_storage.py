@@ -464,13 +464,15 @@ async def test_the_operator_brings_keys_from_elsewhere_and_nobody_else(
 # -- who acts with a key ----------------------------------------------------------------------------
 
 
-async def with_key(cloud: Cloud, talk: Talk, it: S3Key | BucketServiceAccount, access_key: str) -> Talk:
-    """The conversation of a gateway that acts for who holds a key."""
+async def with_key(
+    cloud: Cloud, talk: Talk, it: S3Key | BucketServiceAccount, access_key: str, *, lent: str = ""
+) -> Talk:
+    """The conversation of a gateway that acts for who holds a key. `lent`: a bucket that lets them change it."""
     ref = it.spec.service_account_ref if isinstance(it, S3Key) else it.ref
     keys, issuer = cloud.api.callers._keys, cloud.api.callers._issuer  # type: ignore[attr-defined]
     now = SystemClock().now()
     token = keys.sign({"iss": issuer, "aud": "hansa-api", "exp": now + 60, "account": ref, "via": it.ref,
-                       "proof": it.uid, "accessKey": access_key})  # fmt: skip
+                       "proof": it.uid, "accessKey": access_key, "lent": lent})  # fmt: skip
     return Talk(talk.http, token)
 
 
@@ -489,6 +491,31 @@ async def test_a_key_reaches_storage_in_its_project_and_no_further(talk: Talk, c
         await gateway.call("POST", KEYS, {"metadata": {"id": "x"}, "spec": {"serviceAccountRef": ACCOUNT}})
     ).status_code == 403
     assert (await gateway.call("GET", f"{IAM}/projects/demo")).status_code == 200
+
+
+async def test_a_bucket_that_is_lent_can_be_changed_and_no_other(talk: Talk, cloud: Cloud) -> None:
+    await account(talk)
+    buckets = talk.at("buckets", STORAGE)
+    for name in ("mine", "lent", "third"):
+        await bucket(talk, name)
+    only = "/storage/projects/demo/regions/*/buckets/mine"
+    made = await s3_key(talk, roles=[{"name": "/iam/roles/storageOperator", "resources": [only]}])
+    it = S3Key(await cloud.store.get(Key("S3Key", "projects/demo", "k")))
+    access_key = made["status"]["accessKeyID"]
+    plain = await with_key(cloud, talk, it, access_key)
+    gateway = await with_key(cloud, talk, it, access_key, lent="/storage/projects/demo/regions/se-sto/buckets/lent")
+    change = {"spec": {"tags": [{"key": "a", "value": "1"}]}}
+    for who, name, status in (
+        (plain, "mine", 200), (plain, "lent", 403), (gateway, "lent", 200), (gateway, "third", 403), (gateway, "mine", 200)
+    ):  # fmt: skip
+        answer = await who.call("PATCH", f"{buckets}/{name}", change)
+        assert answer.status_code == status, (name, answer.text)
+    records = (await talk.read("/audit/v1/projects/demo/records?kind=Bucket"))["items"]
+    assert {record["via"] for record in records if record["verb"] == "update"} == {it.ref}
+    assert (await gateway.call("POST", buckets, {"metadata": {"id": "new"}, "spec": {}})).status_code == 403
+    for wrong in ("/storage/projects/demo/regions/se-sto/buckets/*", "/storage/projects/demo", "rubbish", "*"):
+        other = await with_key(cloud, talk, it, access_key, lent=wrong)
+        assert (await other.call("PATCH", f"{buckets}/third", change)).status_code == 403
 
 
 async def test_a_key_with_roles_reaches_as_far_as_they_do(talk: Talk, cloud: Cloud) -> None:

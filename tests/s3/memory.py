@@ -120,7 +120,8 @@ class MemoryUpstream:
         )  # fmt: skip
         return self._keep(view, spec)
 
-    async def delete_bucket(self, identity: S3Identity, bucket: BucketView) -> None:
+    async def delete_bucket(self, identity: S3Identity, bucket: BucketView, *, lent: bool = False) -> None:
+        _check(identity, bucket, lent)
         try:
             closed = await self._index.close_bucket(bucket.uid)
         except NotFound:
@@ -130,7 +131,10 @@ class MemoryUpstream:
         if self._directory.buckets.pop(bucket.name, None) is None:
             raise S3Error.of("NoSuchBucket", BucketName=bucket.name)
 
-    async def patch_bucket(self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any]) -> BucketView:
+    async def patch_bucket(
+        self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any], *, lent: bool = False
+    ) -> BucketView:
+        _check(identity, bucket, lent)
         there = self._directory.buckets.get(bucket.name)
         if there is None:
             raise S3Error.of("NoSuchBucket", BucketName=bucket.name)
@@ -147,6 +151,12 @@ class MemoryUpstream:
         )
         self._directory.buckets[view.name] = view
         return view
+
+
+def _check(identity: S3Identity, bucket: BucketView, lent: bool) -> None:
+    """The API asks for a role, unless the bucket was lent."""
+    if not lent and bucket.project not in identity.caller.member_of:
+        raise S3Error.of("AccessDenied")
 
 
 def merged(target: Any, patch: Any) -> Any:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from hansa.gateways.s3 import copying
+
 from .running import Running
 
 
@@ -280,3 +282,19 @@ def test_strangers_are_told_nothing(closed: Running, s3: Any, bucket: str) -> No
                 call()
             assert code(caught) == (403, "AccessDenied")
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+
+
+def test_a_copy_that_takes_long_is_answered_while_it_goes_on(
+    closed: Running, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(copying, "BLANK_S", 0.01)
+    body = os.urandom(20_000_000)
+    s3.put_object(Bucket=bucket, Key="k", Body=body)
+    done = s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "k"})
+    assert done["ResponseMetadata"]["HTTPHeaders"]["transfer-encoding"] == "chunked"
+    got = s3.get_object(Bucket=bucket, Key="copy")
+    assert got["Body"].read() == body and got["ETag"] == done["CopyObjectResult"]["ETag"]
+    with pytest.raises(ClientError) as caught:
+        s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "k"}, IfNoneMatch="*")
+    assert caught.value.response["Error"]["Code"] == "PreconditionFailed"

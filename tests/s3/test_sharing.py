@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Any
 
@@ -156,3 +157,26 @@ def post(url: str, fields: dict[str, str], content: bytes) -> tuple[int, bytes]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
+
+
+def test_a_policy_lends_the_settings_of_a_bucket(opened: Running, main: Any, alt: Any) -> None:
+    name = f"s-{secrets.token_hex(6)}"
+    main.create_bucket(Bucket=name)
+    tags = {"TagSet": [{"Key": "a", "Value": "1"}]}
+    denied(lambda: alt.put_bucket_tagging(Bucket=name, Tagging=tags))
+    statement = {
+        "Effect": "Allow", "Principal": {"CanonicalUser": opened.alt.user_id}, "Action": "s3:PutBucketTagging",
+        "Resource": f"arn:aws:s3:::{name}",
+    }  # fmt: skip
+    main.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    alt.put_bucket_tagging(Bucket=name, Tagging=tags)
+    assert main.get_bucket_tagging(Bucket=name)["TagSet"] == tags["TagSet"]
+    denied(lambda: alt.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"}))
+
+
+def test_a_grant_of_write_acp_lends_the_acl(opened: Running, main: Any, alt: Any) -> None:
+    name = f"s-{secrets.token_hex(6)}"
+    main.create_bucket(Bucket=name, GrantWriteACP=f"id={opened.alt.user_id}")
+    alt.put_bucket_acl(Bucket=name, ACL="public-read")
+    assert EVERYBODY in [grant["Grantee"].get("URI") for grant in main.get_bucket_acl(Bucket=name)["Grants"]]
+    denied(lambda: alt.put_bucket_tagging(Bucket=name, Tagging={"TagSet": []}))

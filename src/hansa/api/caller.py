@@ -21,9 +21,9 @@ from hansa.kinds.bindings import PermissionSet, RoleBinding, grants_scope
 from hansa.kinds.iam import Organization, Project, RefreshToken, ServiceAccount, ServiceAccountCredential, User
 from hansa.kinds.registry import key_of, read
 from hansa.kinds.resource import AnyResource, Key
-from hansa.kinds.storage import BucketServiceAccount, S3Key, pair_fault
+from hansa.kinds.storage import Bucket, BucketServiceAccount, S3Key, pair_fault
 from hansa.policy.access import MEMBER, PROJECT_OWNER
-from hansa.policy.keys import as_bucket_account, with_key
+from hansa.policy.keys import as_bucket_account, with_bucket, with_key
 from hansa.policy.verdict import Caller, Grant
 from hansa.store.port import Store
 
@@ -147,7 +147,11 @@ async def _key_standing(store: Store, account: Key, via: Key, claims: Mapping[st
     caller, fault = await key_holder(store, it)
     if fault := fault or pair_fault(it, str(claims.get("accessKey", "")), now):
         raise Unauthenticated(fault)
-    return caller
+    lent = str(claims.get("lent", ""))  # the gateway, who alone signs such tokens, read the bucket's policy and ACL
+    bucket = key_of(lent)
+    if bucket is None or bucket.kind != Bucket.kind or bucket.project is None or "*" in lent:
+        return caller
+    return with_bucket(caller, lent, bucket.project)
 
 
 async def key_holder(store: Store, it: S3Key | BucketServiceAccount) -> tuple[Caller, str]:

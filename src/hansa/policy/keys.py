@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hansa.kinds.resource import Key, ref_of
 from hansa.kinds.storage import Bucket, BucketServiceAccount, S3Key
-from hansa.policy.access import BUCKET_ACCOUNT, PROJECT
+from hansa.policy.access import BUCKET_ACCOUNT, LENT_BUCKET, PROJECT
 from hansa.policy.verdict import Caller, Grant
 
 WIDEST = "storageOperator"  # what a key is good for when it names no roles: never more than storage, in its project
@@ -21,6 +21,13 @@ def reach(key: S3Key) -> tuple[Grant, ...]:
     scope = f"{PROJECT}/{key.key.project}"
     named = [Grant(scope, bound.role, tuple(bound.resources or ())) for bound in key.spec.roles or ()]
     return tuple(named) or (Grant(scope, WIDEST),)
+
+
+def with_bucket(caller: Caller, bucket: str, project: str) -> Caller:
+    """Who was let by the policy or the ACL of a bucket (a reference) to change what their own roles do not reach."""
+    lent = Grant(f"{PROJECT}/{project}", LENT_BUCKET, (bucket,))
+    within = None if caller.within is None else (*caller.within, lent)
+    return replace(caller, grants=(*caller.grants, lent), within=within)
 
 
 def objects_in(bucket: str) -> str:

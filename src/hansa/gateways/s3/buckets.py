@@ -89,7 +89,7 @@ def _ownership(text: str) -> acl.Ownership:
 async def delete_bucket(call: Call) -> Answer:
     allow(call)
     await _abort_uploads(call)
-    await call.gateway.upstream.delete_bucket(call.who, call.bucket)
+    await call.gateway.upstream.delete_bucket(call.who, call.bucket, lent=call.lent)
     return empty(204)
 
 

@@ -51,6 +51,7 @@ class Content:
         self, index: ObjectIndex, blobs: BlobEngine, keys: KeySource, *, clock: Clock | None = None
     ) -> None:  # fmt: skip
         self._index, self.blobs = index, blobs
+        self._near = blobs if isinstance(blobs, DirectBlobs) else None  # asked once: asking costs more than a read
         self.keyring = Keyring(keys)
         self._clock = clock or SystemClock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hansa-s3-bytes")
@@ -113,9 +114,9 @@ class Content:
     def _sealed_at_hand(self, piece: Piece, run: Run) -> bytes | bytearray | None:
         if not piece.blob:
             return piece.inline[run.at : run.at + run.stored]
-        if not isinstance(self.blobs, DirectBlobs):
+        if self._near is None:
             return None
-        reader = self.blobs.open(piece.blob)
+        reader = self._near.open(piece.blob)
         try:
             return reader.at_hand(run.at, run.stored)
         finally:
@@ -126,18 +127,19 @@ class Content:
             for part in cipher.open_run(run, piece.size, piece.inline[run.at : run.at + run.stored]):
                 yield part
             return
-        direct = isinstance(self.blobs, DirectBlobs)
-        lots = self._direct(cipher, piece, run) if direct else self._far(cipher, piece, run)
+        near = self._near
+        lots = self._direct(near, cipher, piece, run) if near is not None else self._far(cipher, piece, run)
         async with aclosing(lots):
             async for lot in lots:
                 for part in lot:
                     yield part
 
-    async def _direct(self, cipher: Cipher, piece: Piece, run: Run) -> AsyncGenerator[list[Plain], None]:
+    async def _direct(
+        self, near: DirectBlobs, cipher: Cipher, piece: Piece, run: Run
+    ) -> AsyncGenerator[list[Plain], None]:  # fmt: skip
         """From a store on this machine: what the system has in memory is opened here and now, a segment at a time, since
         a hop to a thread costs more than that; from the first segment on that has to come from the disk, in threads."""
-        assert isinstance(self.blobs, DirectBlobs)
-        reader = self.blobs.open(piece.blob)
+        reader = near.open(piece.blob)
         try:
             for number, one in enumerate(segments.split(run, piece.size, 1), 1):
                 sealed = reader.at_hand(one.at, one.stored)

@@ -58,7 +58,8 @@ class Gateway:
 
 @dataclass(slots=True)
 class Call:
-    """One request under way. `signed` None: nobody signed it. `decided`: somebody said that it may be done."""
+    """One request under way. `signed` None: nobody signed it. `decided`: somebody said that it may be done; `lent`: by
+    the bucket's own policy or ACL, not by a role."""
 
     gateway: Gateway
     request: Request
@@ -67,6 +68,7 @@ class Call:
     signed: Signed | None = None
     view: BucketView | None = None
     decided: bool = False
+    lent: bool = False
 
     @property
     def identity(self) -> S3Identity | None:

@@ -36,7 +36,7 @@ def allow(call: Call, *, version: Version | None = None, action: str = "", key: 
     decision = decide_s3(ask)
     if isinstance(decision, Denied):
         raise decision.error()
-    call.decided = True
+    call.decided, call.lent = True, decision.by == "acl" or decision.by.startswith("policy ")
 
 
 def refusal(call: Call) -> S3Error:

@@ -130,10 +130,13 @@ class Upstream(Protocol):
         self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]
     ) -> BucketView: ...
 
-    async def delete_bucket(self, identity: S3Identity, bucket: BucketView) -> None: ...
+    async def delete_bucket(self, identity: S3Identity, bucket: BucketView, *, lent: bool = False) -> None: ...
 
-    async def patch_bucket(self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any]) -> BucketView:
-        """A merge patch of the spec (RFC 7396): None takes a field away."""
+    async def patch_bucket(
+        self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any], *, lent: bool = False
+    ) -> BucketView:
+        """A merge patch of the spec (RFC 7396): None takes a field away. `lent`: not a role of theirs but the bucket's own
+        policy or ACL lets them; the caller of this has seen to that."""
         ...
 
 

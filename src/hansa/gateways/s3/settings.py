@@ -38,7 +38,7 @@ _JSON = (b"content-type", b"application/json")
 
 
 async def _patched(call: Call, merge: Mapping[str, Any], status: int = 200) -> Answer:
-    call.view = await call.gateway.upstream.patch_bucket(call.who, call.bucket, merge)
+    call.view = await call.gateway.upstream.patch_bucket(call.who, call.bucket, merge, lent=call.lent)
     return empty(status)
 
 

@@ -24,7 +24,7 @@ GONE_S = 15.0  # for a deleted bucket to be forgotten
 AGAIN_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 LOOK_S = 0.02
 
-Mint = Callable[[S3Identity], str]  # a short-lived access token of who holds a key
+Mint = Callable[[S3Identity, str], str]  # a short-lived access token of who holds a key, for a bucket that is lent
 
 
 class Upstream:
@@ -45,18 +45,22 @@ class Upstream:
             uid = str(answered.document["metadata"]["uid"])
             return await self._known(uid, lambda view: True)
 
-    async def delete_bucket(self, identity: S3Identity, bucket: BucketView) -> None:
+    async def delete_bucket(self, identity: S3Identity, bucket: BucketView, *, lent: bool = False) -> None:
         async with _within(WHOLE_S):
-            answered = await self._ask(identity, "DELETE", _path(bucket))
+            answered = await self._ask(identity, "DELETE", _path(bucket), lent=_ref(bucket) if lent else "")
             if answered.status == 404:
                 raise S3Error.of("NoSuchBucket", BucketName=bucket.name)
             if answered.status not in (200, 202, 204):
                 raise refused(answered, bucket.name)
             await self._until_gone(bucket.uid)
 
-    async def patch_bucket(self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any]) -> BucketView:
+    async def patch_bucket(
+        self, identity: S3Identity, bucket: BucketView, merge: Mapping[str, Any], *, lent: bool = False
+    ) -> BucketView:
         async with _within(WHOLE_S):
-            answered = await self._ask(identity, "PATCH", _path(bucket), {"spec": merge})
+            answered = await self._ask(
+                identity, "PATCH", _path(bucket), {"spec": merge}, lent=_ref(bucket) if lent else ""
+            )
             if answered.status != 200:
                 raise refused(answered, bucket.name)
             revision = int(answered.document["metadata"]["resourceVersion"])
@@ -65,7 +69,7 @@ class Upstream:
     # -- the call ---------------------------------------------------------------------------
 
     async def _ask(
-        self, identity: S3Identity, method: str, path: str, body: Mapping[str, Any] | None = None
+        self, identity: S3Identity, method: str, path: str, body: Mapping[str, Any] | None = None, *, lent: str = ""
     ) -> Answered:
         """The API's answer; one that says "later" is asked for again. Raises ServiceUnavailable."""
         headers = {"x-request-id": self._ids.token()[:16]}
@@ -75,7 +79,7 @@ class Upstream:
         for pause_s in (*AGAIN_S, None):
             try:
                 answered = await self._api.ask(
-                    method, path, self._mint(identity), body, timeout_s=CALL_S, headers=headers
+                    method, path, self._mint(identity, lent), body, timeout_s=CALL_S, headers=headers
                 )
                 if answered.status not in (429, 503) and not (method == "PATCH" and answered.reason == "Conflict"):
                     return answered
@@ -123,6 +127,10 @@ class Upstream:
             return refused(answered, name)
         mine = view is not None and view.project == identity.project and not view.going
         return S3Error.of("BucketAlreadyOwnedByYou" if mine else "BucketAlreadyExists", BucketName=name)
+
+
+def _ref(bucket: BucketView) -> str:
+    return f"/storage/projects/{bucket.project}/regions/{bucket.region}/buckets/{bucket.name}"
 
 
 def _path(bucket: BucketView) -> str:
