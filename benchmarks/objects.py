@@ -32,9 +32,11 @@ from hansa.dates import rfc3339
 from hansa.kinds import catalogue
 from hansa.kinds.compute import Disk
 from hansa.kinds.resource import Key
+from hansa.objectindex.nothing import NothingStored
 from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Rules
 from hansa.sdk.client import Client
+from hansa.sealing import Sealer
 from hansa.store.open import open_store
 from hansa.store.port import Create, LinkTo, Query, Write
 from hansa.wiring import FleetEngines
@@ -181,7 +183,7 @@ async def _fill(database: str, organization: str, count: int) -> None:
     """Projects with all that is in them, as the loop would have left them."""
     store = await open_store(database, clock=SystemClock(), ids=SystemIds())
     ids = SystemIds()
-    world = World(store, FleetEngines(), SystemClock(), ids, Settings())
+    world = World(store, FleetEngines(), SystemClock(), ids, Settings(), NothingStored(), Sealer(bytes(32)))
     for p in range(count // EACH):
         project, scope = Key("Project", "", f"p{p}"), f"projects/p{p}/regions/se-sto"
         spec = {"organization": organization, "name": f"p{p}"}

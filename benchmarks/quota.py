@@ -20,6 +20,7 @@ from hansa.fleetfile import FleetFile
 from hansa.kinds.compute import Disk
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import Key
+from hansa.objectindex.nothing import NothingStored
 from hansa.policy.quota import project_scope
 from hansa.policy.verdict import Caller
 from hansa.store.port import Claim, Release, Reserve, Write
@@ -66,7 +67,9 @@ async def _cloud(folder: Path) -> Cloud:
         engines.by_zone["se-sto-a"] = SimulatedVolumes()
     store = await open_sqlite(folder / "hansa.db", clock=clock, ids=ids)
     base = "http://127.0.0.1:8080"
-    return await assemble(store, engines, Settings(data=folder), clock, ids, base, FLEET, folder, kept={})
+    return await assemble(
+        store, engines, Settings(data=folder), clock, ids, base, FLEET, folder, kept={}, contents=NothingStored()
+    )
 
 
 class _WithoutQuota:
@@ -85,7 +88,7 @@ class _WithoutQuota:
 
 def _unlimited(it: Resources) -> Resources:
     store: Any = _WithoutQuota(it.store)
-    return Resources(store, it.admissions, it.gate, it.sealer, it.clock, it.ids, it.quota_defaults)
+    return Resources(store, it.admissions, it.gate, it.sealer, it.clock, it.ids, it.storage, it.quota_defaults)
 
 
 async def _create(resources: Resources, owner: Caller, name: str) -> bool:

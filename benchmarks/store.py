@@ -18,6 +18,8 @@ from hansa.control.world import World
 from hansa.kinds import catalogue
 from hansa.kinds.compute import PlacementGroup, PlacementGroupStatus
 from hansa.kinds.resource import Key
+from hansa.objectindex.nothing import NothingStored
+from hansa.sealing import Sealer
 from hansa.store.port import Create
 from hansa.store.sqlite import open_sqlite
 from hansa.store.store import SqlStore
@@ -99,7 +101,7 @@ async def looped(stores: Sequence[SqlStore], count: int) -> float:
     """Passes a second of control loops, one a store, over so many due groups."""
     loops = []
     for store in stores:
-        world = World(store, FleetEngines(), SystemClock(), SystemIds(), Settings())
+        world = World(store, FleetEngines(), SystemClock(), SystemIds(), Settings(), NothingStored(), Sealer(bytes(32)))
         loops.append(Loop(world, {"PlacementGroup": Nothing()}, 64))
         store.on_commit(loops[-1].wake)
     began = time.perf_counter()
