@@ -61,7 +61,8 @@ def _region(gateway: Gateway, location: str) -> str:
 
 
 def _new_spec(gateway: Gateway, headers: Mapping[str, str], identity: S3Identity) -> dict[str, Any]:
-    """What the headers ask for. An owner is written down where ACLs may count: grants hang on it."""
+    """What the headers ask for. Where ACLs may count, now or later, who made the bucket is written down as its owner:
+    grants hang on that; elsewhere it is the project's."""
     spec: dict[str, Any] = {}
     if headers.get(LOCK_HEADER, "").lower() == "true":
         spec["objectRetentionMode"] = "Locking"
@@ -70,7 +71,7 @@ def _new_spec(gateway: Gateway, headers: Mapping[str, str], identity: S3Identity
         ownership = _ownership(named)
         spec["objectOwnership"] = ownership.value
     acl.check_allowed(ownership, headers, new_bucket=True)
-    if ownership is not acl.Ownership.ENFORCED:
+    if ownership is not acl.Ownership.ENFORCED or gateway.settings.acl_open:
         owner = acl.Person(identity.user_id, identity.display_name)
         found = acl.acl_of_new(headers, owner, people(gateway))
         if found.is_public and not gateway.settings.acl_open:
