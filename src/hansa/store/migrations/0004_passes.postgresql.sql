@@ -42,7 +42,7 @@ end $$;
 create function hansa_finish(
   store_lock bigint, object_locks bigint[], ats double precision[], kinds text[], scopes text[], names text[],
   tokens text[], generations bigint[], statuses text[], labels text[], wakes boolean[], dues double precision[],
-  failed bigint[], whos text[], requests text[]
+  failed bigint[], authors text[], requests text[]
 ) returns table (nth bigint, number bigint, refusal text) language plpgsql volatile as $$
 declare
   one bigint;
@@ -57,7 +57,7 @@ begin
   end if;
   perform hansa_hold_work(kinds, scopes, names, wakes);
   for it in
-    select * from unnest(ats, kinds, scopes, names, tokens, generations, statuses, labels, wakes, dues, failed, whos, requests)
+    select * from unnest(ats, kinds, scopes, names, tokens, generations, statuses, labels, wakes, dues, failed, authors, requests)
       with ordinality as t (at, kind, scope, name, token, generation, status, labels, wake, due, failures, who, request, nth)
   loop
     nth := it.nth; number := 0; refusal := null;
