@@ -19,8 +19,8 @@ import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hansa.engines.blobs.files import FileBlobs
-from hansa.gateways.s3.content import Content
-from hansa.gateways.s3.segments import SEGMENT, Place
+from hansa.gateways.s3.sealing.content import Content
+from hansa.gateways.s3.sealing.segments import SEGMENT, Place
 from hansa.objectindex.index import SqlObjectIndex
 from hansa.objectindex.open import open_index
 from hansa.objectindex.records import Checksum, Facts, Limits, NewVersion, Piece, Version, Versioning

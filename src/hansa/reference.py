@@ -11,7 +11,7 @@ from hansa import fleetreference
 from hansa.api.explain import explain_document
 from hansa.config import Settings
 from hansa.errors import HansaError
-from hansa.gateways.s3.operations import TABLE
+from hansa.gateways.s3.wire.operations import TABLE
 from hansa.kinds.reasons import REASONS, what_helps
 from hansa.kinds.resource import Wire
 from hansa.metrics import S3Metrics

@@ -14,9 +14,9 @@ from hansa.clock import Clock
 from hansa.config import Settings
 from hansa.engines.ports import Upload
 from hansa.errors import NotFound, Refused, Retry
-from hansa.gateways.s3.content import Content
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.segments import Damaged, Place, SealedKey
+from hansa.gateways.s3.sealing.content import Content
+from hansa.gateways.s3.sealing.segments import Damaged, Place, SealedKey
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import Key
 from hansa.kinds.storage import MATERIAL, EncryptionKey

@@ -406,7 +406,7 @@ async def assemble(
 
 def _judge_bucket(bucket: Bucket, before: Bucket | None) -> None:
     """The rules of S3 for documents in a bucket's spec; loaded with the first bucket."""
-    from hansa.gateways.s3.judging import judge
+    from hansa.gateways.s3.rules.judging import judge
 
     judge(bucket, before)
 

@@ -42,15 +42,15 @@ from hansa.errors import Invalid, Retry
 from hansa.gateways.api import ApiClient, ApiPlace
 from hansa.gateways.meter import Meter
 from hansa.gateways.s3.app import S3App
-from hansa.gateways.s3.chores import Chores, Duty, Pace
-from hansa.gateways.s3.content import Content
 from hansa.gateways.s3.directory import Directory
-from hansa.gateways.s3.duties import chores_of
+from hansa.gateways.s3.duties.chores import Chores, Duty, Pace
+from hansa.gateways.s3.duties.duties import chores_of
+from hansa.gateways.s3.duties.scrub import Report, Scrub
 from hansa.gateways.s3.following import Follower
 from hansa.gateways.s3.gateway import Gateway, GatewaySettings
 from hansa.gateways.s3.ports import S3Identity
-from hansa.gateways.s3.scrub import Report, Scrub
-from hansa.gateways.s3.segments import Place
+from hansa.gateways.s3.sealing.content import Content
+from hansa.gateways.s3.sealing.segments import Place
 from hansa.gateways.s3.upstream import Upstream
 from hansa.gateways.s3.usage import Counting
 from hansa.kinds import catalogue

@@ -16,8 +16,8 @@ from hansa.api.gateways import AUDIENCE, gateway_claims
 from hansa.api.keys import SigningKeys
 from hansa.errors import Retry
 from hansa.gateways.s3.directory import Directory
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.following import Follower
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.storage import Bucket
 from hansa.objectindex.records import Versioning
 from hansa.policy.decide import decide

@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 
 from hansa.engines.blobs.files import Calls, FileBlobs
-from hansa.gateways.s3.content import Content
-from hansa.gateways.s3.segments import Place
+from hansa.gateways.s3.sealing.content import Content
+from hansa.gateways.s3.sealing.segments import Place
 from hansa.objectindex.index import SqlObjectIndex
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex

@@ -20,9 +20,9 @@ from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs
 from hansa.engines.blobs.port import BlobEngine
 from hansa.errors import Exhausted, HansaError, NotFound, Retry
-from hansa.gateways.s3.content import INLINE_MAX, LOT, Content, whole
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.segments import SEGMENT, Damaged, Place, stored_size
+from hansa.gateways.s3.sealing.content import INLINE_MAX, LOT, Content, whole
+from hansa.gateways.s3.sealing.segments import SEGMENT, Damaged, Place, stored_size
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Encryption, Facts, Piece, Version

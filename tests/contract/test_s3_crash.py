@@ -24,7 +24,7 @@ import orjson
 import pytest
 
 from hansa.engines.blobs.files import FileBlobs
-from hansa.gateways.s3.content import Content, whole
+from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import NULL, Held, Version

@@ -13,11 +13,11 @@ import pytest
 
 from hansa.clock import SystemClock
 from hansa.engines.blobs.files import FileBlobs, path_of
-from hansa.gateways.s3.chores import Pace
-from hansa.gateways.s3.content import Content, whole
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.scrub import Report, Scrub
-from hansa.gateways.s3.segments import WHOLE, Damaged, Place
+from hansa.gateways.s3.duties.chores import Pace
+from hansa.gateways.s3.duties.scrub import Report, Scrub
+from hansa.gateways.s3.sealing.content import Content, whole
+from hansa.gateways.s3.sealing.segments import WHOLE, Damaged, Place
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Facts, NewVersion, Part, Upload, Version, Versioning
@@ -183,7 +183,7 @@ async def test_what_is_deleted_while_it_is_looked_at_is_no_finding(stored: Store
 
 
 async def test_a_round_goes_on_where_it_was_cut_off(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hansa.gateways.s3.scrub.PAGE", 2)
+    monkeypatch.setattr("hansa.gateways.s3.duties.scrub.PAGE", 2)
     versions = [await stored.put(f"k{n}", 20_000) for n in range(7)]
     stored.damage(versions[0], 50)
     looked = 0

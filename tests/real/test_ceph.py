@@ -15,7 +15,7 @@ from botocore.config import Config
 
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs, open_object_store
 from hansa.errors import Retry
-from hansa.gateways.s3.content import Content, whole
+from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 from tests.ceph import ACCESS_KEY, BUCKET, SECRET_KEY, Ceph, installed
 from tests.contract.test_blobs import (

@@ -10,8 +10,8 @@ from typing import Any
 
 from hansa.clock import Clock, SystemClock
 from hansa.errors import NotFound
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Limits, Versioning
 from hansa.policy.verdict import Caller, Rules

@@ -21,9 +21,9 @@ from hansa.edge.server import make_server
 from hansa.edge.streaming import StreamingHttp
 from hansa.engines.blobs.files import FileBlobs
 from hansa.gateways.s3.app import S3App
-from hansa.gateways.s3.content import Content
 from hansa.gateways.s3.gateway import Gateway, GatewaySettings
 from hansa.gateways.s3.ports import S3Identity
+from hansa.gateways.s3.sealing.content import Content
 from hansa.objectindex.open import open_index
 
 from .memory import MemoryDirectory, MemoryUpstream

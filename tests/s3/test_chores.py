@@ -14,15 +14,14 @@ from hansa.clock import SeededIds
 from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.engines.blobs.port import Capacity
 from hansa.errors import Bug, Retry
-from hansa.gateways.s3 import expiring, replicating
-from hansa.gateways.s3.chores import BACK_OFF_S, LEASE_S, Chores, Duty, Pace
-from hansa.gateways.s3.content import Content, whole
-from hansa.gateways.s3.duties import chores_of, lifecycle_every
-from hansa.gateways.s3.expiring import Expiring
+from hansa.gateways.s3.duties.chores import BACK_OFF_S, LEASE_S, Chores, Duty, Pace
+from hansa.gateways.s3.duties.duties import chores_of, expiring, lifecycle_every, replicating
+from hansa.gateways.s3.duties.expiring import Expiring
+from hansa.gateways.s3.duties.reaping import GRACE_S, ORPHAN_S, PRESSED_S, Reaping
+from hansa.gateways.s3.duties.replicating import FIRST_RETRY_S, GIVE_UP_S, Replicating
 from hansa.gateways.s3.gateway import Gateway
 from hansa.gateways.s3.ports import BucketView
-from hansa.gateways.s3.reaping import GRACE_S, ORPHAN_S, PRESSED_S, Reaping
-from hansa.gateways.s3.replicating import FIRST_RETRY_S, GIVE_UP_S, Replicating
+from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Facts, Lock, NewVersion, Part, Piece, Upload, Version, Versioning
@@ -217,7 +216,7 @@ async def test_a_round_ends_when_its_lease_is_lost(world: World, monkeypatch: py
         finally:
             ended.append("ended")
 
-    monkeypatch.setattr("hansa.gateways.s3.chores.RENEW_S", 0.01)
+    monkeypatch.setattr("hansa.gateways.s3.duties.chores.RENEW_S", 0.01)
     async with asyncio.timeout(10):
         assert await world.chores(Duty("long", 1.0, work)).look() == []
     assert ended == ["ended"]

@@ -20,8 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 from hansa.gateways.s3.gateway import GatewaySettings
-from hansa.gateways.s3.operations import TABLE, Operation
 from hansa.gateways.s3.ports import S3Identity
+from hansa.gateways.s3.wire.operations import TABLE, Operation
 from hansa.policy.access import ROLES
 from hansa.policy.verdict import Caller, Grant
 from hansa.sdk.s3sign import Pair, path_of, presigned, query_of, signed

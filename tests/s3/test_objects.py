@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from hansa.gateways.s3 import copying
+from hansa.gateways.s3.calls import copying
 
 from .running import Running
 

@@ -15,9 +15,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from hansa.gateways.s3 import checksums
-from hansa.gateways.s3.canonical import EMPTY_SHA256, Scope, signature, signing_key
-from hansa.gateways.s3.sigv4 import STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER
+from hansa.gateways.s3.wire import checksums
+from hansa.gateways.s3.wire.canonical import EMPTY_SHA256, Scope, signature, signing_key
+from hansa.gateways.s3.wire.sigv4 import STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER
 
 from .running import Running
 

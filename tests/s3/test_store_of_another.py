@@ -10,7 +10,7 @@ import pytest
 
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs, open_object_store
 from hansa.errors import Retry
-from hansa.gateways.s3.content import Content, whole
+from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 
 from ..contract.test_blobs import (

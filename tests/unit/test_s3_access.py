@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from hansa.gateways.s3.access import Allowed, Ask, BucketRules, Denied, absence, decide_s3, may, need
-from hansa.gateways.s3.acl import ALL_USERS, AUTHENTICATED, Acl, Ownership, Person, canned, private
-from hansa.gateways.s3.bucketpolicy import read_policy
-from hansa.gateways.s3.operations import OPERATIONS
-from hansa.gateways.s3.policyactions import ACTIONS
 from hansa.gateways.s3.ports import BucketView, S3Identity
-from hansa.gateways.s3.publicaccess import CLOSED, OPEN, PublicAccessBlock
-from hansa.gateways.s3.requestcontext import Sent, context_of, names_of, with_tags
+from hansa.gateways.s3.rules.access import Allowed, Ask, BucketRules, Denied, absence, decide_s3, may, need
+from hansa.gateways.s3.rules.acl import ALL_USERS, AUTHENTICATED, Acl, Ownership, Person, canned, private
+from hansa.gateways.s3.rules.bucketpolicy import read_policy
+from hansa.gateways.s3.rules.policyactions import ACTIONS
+from hansa.gateways.s3.rules.publicaccess import CLOSED, OPEN, PublicAccessBlock
+from hansa.gateways.s3.rules.requestcontext import Sent, context_of, names_of, with_tags
+from hansa.gateways.s3.wire.operations import OPERATIONS
 from hansa.objectindex.records import AclGrant
 from hansa.policy.access import OBJECTS
 from hansa.policy.verdict import Act, Caller, Grant, Rules, TerritoryRule

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import acl
-from hansa.gateways.s3.acl import (
+from hansa.gateways.s3.rules import acl
+from hansa.gateways.s3.rules.acl import (
     ALL_USERS,
     AUTHENTICATED,
     Acl,
@@ -26,7 +26,7 @@ from hansa.gateways.s3.acl import (
     owner_of_new,
     private,
 )
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.bucketrules import Acl as AclDocument
 from hansa.objectindex.records import AclGrant
 

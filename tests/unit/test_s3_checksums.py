@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import checksums
-from hansa.gateways.s3.checksums import ALGORITHMS, COMPOSITE, FULL_OBJECT, Claimed, Digests, read_claimed
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.wire import checksums
+from hansa.gateways.s3.wire.checksums import ALGORITHMS, COMPOSITE, FULL_OBJECT, Claimed, Digests, read_claimed
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Checksum
 
 CHECK = b"123456789"  # what every catalogue of CRCs gives its check value of

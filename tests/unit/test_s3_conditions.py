@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import dates
-from hansa.gateways.s3.conditions import DeleteConditions, WriteConditions, check_copy_source, check_read
-from hansa.gateways.s3.documents import Doomed
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.names import Source, read_copy_source
-from hansa.gateways.s3.ranges import Span, read_copy_range, read_range
+from hansa.gateways.s3.wire import dates
+from hansa.gateways.s3.wire.conditions import DeleteConditions, WriteConditions, check_copy_source, check_read
+from hansa.gateways.s3.wire.documents import Doomed
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.names import Source, read_copy_source
+from hansa.gateways.s3.wire.ranges import Span, read_copy_range, read_range
 from hansa.objectindex.records import Version
 
 AT = 1_800_000_000.75

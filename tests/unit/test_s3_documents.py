@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import bucketrules, configurations, documents, xml
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.xml import NAMESPACE
+from hansa.gateways.s3.wire import bucketrules, configurations, documents, xml
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.xml import NAMESPACE
 
 words = st.text("abc-/ <&>\"'é\U0001f600", min_size=1, max_size=12)
 texts = words.map(str.strip).filter(bool)

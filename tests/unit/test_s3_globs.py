@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3.globs import Glob
+from hansa.gateways.s3.rules.globs import Glob
 
 
 def _naive(pattern: str, text: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hansa.errors import Invalid
-from hansa.gateways.s3.judging import judge
+from hansa.gateways.s3.rules.judging import judge
 from hansa.kinds.resource import Key, Stored
 from hansa.kinds.storage import Bucket
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3.bucketrules import Filter, LifecycleRule, Transition, read_lifecycle, write_lifecycle
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.lifecycle import (
+from hansa.gateways.s3.rules.lifecycle import (
     DAY_S,
     Deed,
     Due,
@@ -25,7 +23,9 @@ from hansa.gateways.s3.lifecycle import (
     ranked,
     upload_due,
 )
-from hansa.gateways.s3.lifecyclespec import checked, policy_of, rules_from
+from hansa.gateways.s3.rules.lifecyclespec import checked, policy_of, rules_from
+from hansa.gateways.s3.wire.bucketrules import Filter, LifecycleRule, Transition, read_lifecycle, write_lifecycle
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.bucketrules import LifecyclePolicy
 from hansa.objectindex.records import Facts, Upload, Version
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import locks
-from hansa.gateways.s3.documents import LockSetting
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.locks import HOLD, MODE, UNTIL, check_removal, lock_of_new, retention, with_retention
+from hansa.gateways.s3.rules import locks
+from hansa.gateways.s3.rules.locks import HOLD, MODE, UNTIL, check_removal, lock_of_new, retention, with_retention
+from hansa.gateways.s3.wire.documents import LockSetting
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds import storage
 from hansa.objectindex.records import Lock
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import operations, uri
-from hansa.gateways.s3.errors import CODES, S3Error
-from hansa.gateways.s3.operations import OPERATIONS, TABLE, route
+from hansa.gateways.s3.wire import operations, uri
+from hansa.gateways.s3.wire.errors import CODES, S3Error
+from hansa.gateways.s3.wire.operations import OPERATIONS, TABLE, route
 
 QUERY = {"list-type": {"list-type": "2"}, "uploadId": {"uploadId": "u", "partNumber": "1"}}
 

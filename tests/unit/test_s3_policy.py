@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3.bucketpolicy import POLICY_BYTES_MAX, BucketPolicy, Opinion, Request, kept_policy, read_policy
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.rules.bucketpolicy import (
+    POLICY_BYTES_MAX,
+    BucketPolicy,
+    Opinion,
+    Request,
+    kept_policy,
+    read_policy,
+)
+from hansa.gateways.s3.wire.errors import S3Error
 
 BUCKET = "arn:aws:s3:::bucket"
 ADA = frozenset({"ada-id", "arn:aws:iam::acme:user/ada", "arn:aws:iam::acme:root"})

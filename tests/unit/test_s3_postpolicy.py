@@ -12,11 +12,11 @@ from botocore.client import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import dates, postform
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.postform import PostForm
-from hansa.gateways.s3.postpolicy import fill_filename, read_form_claim, read_policy, verify_form
-from hansa.gateways.s3.sigv4 import signing_key
+from hansa.gateways.s3.wire import dates, postform
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.postform import PostForm
+from hansa.gateways.s3.wire.postpolicy import fill_filename, read_form_claim, read_policy, verify_form
+from hansa.gateways.s3.wire.sigv4 import signing_key
 
 TYPE = "multipart/form-data; boundary=xYzZY"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import replication
-from hansa.gateways.s3.bucketrules import Filter, Replication, ReplicationRule
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import BucketView
-from hansa.gateways.s3.replication import checked, headers_of, status_of_new, takers, target_of
+from hansa.gateways.s3.rules import replication
+from hansa.gateways.s3.rules.replication import checked, headers_of, status_of_new, takers, target_of
+from hansa.gateways.s3.wire.bucketrules import Filter, Replication, ReplicationRule
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.bucketrules import Replication as Document
 from hansa.objectindex.records import Encryption, Facts, Version, Versioning
 from hansa.policy.verdict import Rules, TerritoryRule

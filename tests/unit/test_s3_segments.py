@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import keys, segments
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.keys import Keyring
-from hansa.gateways.s3.segments import (
+from hansa.gateways.s3.sealing import keys, segments
+from hansa.gateways.s3.sealing.keys import Keyring
+from hansa.gateways.s3.sealing.segments import (
     HEADER,
     SEGMENT,
     TAG,
@@ -29,6 +28,7 @@ from hansa.gateways.s3.segments import (
     unwrap,
     wrap,
 )
+from hansa.gateways.s3.wire.errors import S3Error
 
 PLACE = Place("project", "region", "bucket")
 ID = bytes(range(16))

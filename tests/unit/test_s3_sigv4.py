@@ -11,11 +11,11 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import dates
-from hansa.gateways.s3.canonical import EMPTY_SHA256, Scope, signing_key
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.sigv4 import Claim, Request, read_claim, verify
-from hansa.gateways.s3.uri import Query, decode, encode_path, read_query, write_query
+from hansa.gateways.s3.wire import dates
+from hansa.gateways.s3.wire.canonical import EMPTY_SHA256, Scope, signing_key
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.sigv4 import Claim, Request, read_claim, verify
+from hansa.gateways.s3.wire.uri import Query, decode, encode_path, read_query, write_query
 from hansa.sdk import s3sign
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"

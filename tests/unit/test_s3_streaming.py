@@ -11,10 +11,10 @@ from botocore.httpchecksum import AwsChunkedWrapper, CrtCrc32cChecksum
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansa.gateways.s3 import checksums
-from hansa.gateways.s3.canonical import EMPTY_SHA256, Scope, signature, signing_key
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.sigv4 import (
+from hansa.gateways.s3.wire import checksums
+from hansa.gateways.s3.wire.canonical import EMPTY_SHA256, Scope, signature, signing_key
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.sigv4 import (
     STREAMING_SIGNED,
     STREAMING_SIGNED_TRAILER,
     STREAMING_UNSIGNED_TRAILER,
@@ -22,7 +22,7 @@ from hansa.gateways.s3.sigv4 import (
     read_claim,
     verify,
 )
-from hansa.gateways.s3.streaming import (
+from hansa.gateways.s3.wire.streaming import (
     LINE_BYTES_MAX,
     SMALL_CHUNKS_MAX,
     ChunkedBody,

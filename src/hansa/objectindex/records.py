@@ -26,7 +26,7 @@ class Piece:
     """Bytes of an object in one run: the whole of it, or one part of a multipart upload.
 
     They lie in the blob `blob`, or sealed in `inline` when they are few. `size` counts plain bytes, `stored` those that
-    lie. `sealed_key`: the data key, wrapped, with all that is needed to open it (base64, see `gateways.s3.segments`);
+    lie. `sealed_key`: the data key, wrapped, with all that is needed to open it (base64, see `gateways.s3.sealing.segments`);
     empty for bytes that lie as they are.
     """
 

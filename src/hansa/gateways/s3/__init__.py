@@ -1,15 +1,11 @@
 """The S3 gateway: object storage as the clients of the world know it.
 
-The pure half (no clock, no file, no socket; bytes and the time are passed in):
-
-    errors       the codes, their status, their words
-    operations   a request's method, path and query → the operation's name and the permission it needs
-    uri          paths and queries, decoded once
-    sigv4        who signed this; what is signed, byte for byte, is in `canonical`
-    streaming    the chunked body forms, undone as the bytes come
-    checksums    the digests that run along, and what the client claimed
-    ranges, conditions, dates, names    the small rules
-    postform, postpolicy                uploads by a browser's form
-    xml          reading with limits, quick writing; the bodies as plain data are in `documents` (of single requests),
-                 `configurations` and `bucketrules` (of a bucket)
+    app, gateway    a request's way through: read, identified, judged, served, answered
+    request, answers, identify, refusals, pace, usage       the stations of that way
+    ports           what is asked of the control plane; `directory`, `following` and `upstream` answer
+    wire/           the protocol, pure: signatures, framing, checksums, XML, the names of operations and errors
+    rules/          what is allowed, kept, locked, expired and copied, pure
+    calls/          the operations, each a function from a request to an answer
+    sealing/        the bytes of objects: sealed, stored, read
+    duties/         what a gateway does when nobody asks: lifecycle, replication, garbage, scrub
 """

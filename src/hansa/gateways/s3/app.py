@@ -22,18 +22,18 @@ from typing import Any
 import structlog
 
 from hansa.errors import Bug, HansaError, NotFound, Retry
-from hansa.gateways.s3 import xml
 from hansa.gateways.s3.answers import XML, Answer
-from hansa.gateways.s3.crossorigin import add_cors
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.calls.crossorigin import add_cors
+from hansa.gateways.s3.calls.table import SERVE
 from hansa.gateways.s3.gateway import Call, Gateway
-from hansa.gateways.s3.operations import route
 from hansa.gateways.s3.pace import Pace
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.refusals import Refused, translated
 from hansa.gateways.s3.reopening import reopened
 from hansa.gateways.s3.request import ClientGone, Receive, Request, read_request
-from hansa.gateways.s3.table import SERVE
+from hansa.gateways.s3.wire import xml
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.operations import route
 
 log = structlog.get_logger("hansa.s3")
 Send = Callable[[Any], Awaitable[None]]

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from hansa.clock import Clock
 from hansa.dates import parse_rfc3339
 from hansa.errors import Bug, Retry
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
+from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS
 from hansa.kinds.resource import Stored

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from hansa.clock import Clock, Ids
 from hansa.gateways.s3.answers import Answer
-from hansa.gateways.s3.content import Content
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.calls.known import Known, KnownBuckets
 from hansa.gateways.s3.identify import Identifier, Signed
-from hansa.gateways.s3.known import Known, KnownBuckets
-from hansa.gateways.s3.operations import Operation
 from hansa.gateways.s3.ports import BucketView, Directory, Meter, S3Identity, Upstream
 from hansa.gateways.s3.request import STALL_S, Request
+from hansa.gateways.s3.sealing.content import Content
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.operations import Operation
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Limits
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from hansa.gateways.s3 import sigv4
-from hansa.gateways.s3.canonical import UNSIGNED
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import Directory, S3Identity
-from hansa.gateways.s3.postpolicy import FormClaim, verify_form
 from hansa.gateways.s3.request import Request
-from hansa.gateways.s3.sigv4 import Claim, Scope
+from hansa.gateways.s3.wire import sigv4
+from hansa.gateways.s3.wire.canonical import UNSIGNED
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.postpolicy import FormClaim, verify_form
+from hansa.gateways.s3.wire.sigv4 import Claim, Scope
 
 SIGNING_KEYS_MAX = 10_000
 ANY_REGION = "us-east-1"  # what clients sign for that know of no other

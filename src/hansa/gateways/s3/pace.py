@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from hansa.gateways.s3.errors import S3Error
+from hansa.gateways.s3.wire.errors import S3Error
 
 PROJECTS_MAX = 10_000
 

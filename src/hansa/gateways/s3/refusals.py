@@ -7,8 +7,8 @@ from collections import OrderedDict
 import structlog
 
 from hansa.errors import Conflict, Exhausted, Forbidden, Full, HansaError, NotFound, Retry
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.wire.errors import S3Error
 
 KEPT_S, KEPT_MAX = 60.0, 10_000
 log = structlog.get_logger("hansa.s3")

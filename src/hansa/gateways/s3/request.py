@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hansa.gateways.s3.errors import S3Error
-from hansa.gateways.s3.uri import Query, decode, read_query, single
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.gateways.s3.wire.uri import Query, decode, read_query, single
 
 KEY_BYTES_MAX = 1024
 HEADERS_MAX = 100

@@ -15,8 +15,8 @@ from hansa.clock import Ids
 from hansa.errors import Retry
 from hansa.gateways.api import Answered, ApiClient
 from hansa.gateways.s3.directory import Directory
-from hansa.gateways.s3.errors import S3Error
 from hansa.gateways.s3.ports import BucketView, S3Identity
+from hansa.gateways.s3.wire.errors import S3Error
 
 CALL_S = 10.0
 WHOLE_S = 25.0  # repetitions included

@@ -1,0 +1,174 @@
+"""What is attached to one version of an object and may be changed without writing it anew: tags, locks, grants.
+
+Each change is one amendment of the index: the version is looked at and the permission asked for before, and what it
+must not break (a lock) is looked at again inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from hansa.gateways.s3.answers import Answer, empty
+from hansa.gateways.s3.answers import xml as xml_answer
+from hansa.gateways.s3.calls.grants import body_acl, object_acl, people, write_acl
+from hansa.gateways.s3.calls.heads import version_header
+from hansa.gateways.s3.calls.intake import read_document
+from hansa.gateways.s3.calls.lookup import absent, present, seen, version_id
+from hansa.gateways.s3.calls.permission import allow, may
+from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.rules import acl, locks, publicaccess
+from hansa.gateways.s3.rules.tagging import Tags, object_tags
+from hansa.gateways.s3.wire import documents
+from hansa.gateways.s3.wire.dates import iso_date
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.objectindex.records import Facts, Lock, Version
+
+log = structlog.get_logger("hansa.s3.locks")
+BYPASS = "x-amz-bypass-governance-retention"
+
+
+async def amended(call: Call, change: Callable[[Version], Facts]) -> Version:
+    """The version with its new facts. Raises NoSuchKey when it went meanwhile, and what `change` raises."""
+    id = version_id(call)
+    version = await call.gateway.index.amend(call.bucket.uid, call.key, id, change)
+    if version is None:
+        raise absent(call, id)
+    return version
+
+
+def _about(call: Call, version: Version, status: int = 200) -> Answer:
+    return empty(status, version_header(version, call.bucket.versioning))
+
+
+# -- tags ---------------------------------------------------------------------------------------
+
+
+async def get_tagging(call: Call) -> Answer:
+    version = await seen(call)
+    answer = xml_answer(documents.write_tagging(version.facts.tags))
+    return answer.extend(version_header(version, call.bucket.versioning))
+
+
+async def put_tagging(call: Call) -> Answer:
+    version = await _named(call)
+    try:
+        tags = object_tags(documents.read_tagging(await read_document(call)))
+    except S3Error:
+        allow(call, version=version)  # what is wrong with tags is nothing to who may set none
+        raise
+    allow(call, version=version, tags=tags)
+    present(call, version, version_id(call))
+    return _about(call, await amended(call, _tagged(call, tags)))
+
+
+async def delete_tagging(call: Call) -> Answer:
+    await seen(call)
+    return _about(call, await amended(call, _tagged(call, ())), 204)
+
+
+def _tagged(call: Call, tags: Tags) -> Callable[[Version], Facts]:
+    def change(version: Version) -> Facts:
+        present(call, version, version_id(call))
+        return replace(version.facts, tags=tags)
+
+    return change
+
+
+async def _named(call: Call) -> Version | None:
+    return await call.gateway.index.get(call.bucket.uid, call.key, version_id(call))
+
+
+# -- locks --------------------------------------------------------------------------------------
+
+
+async def get_retention(call: Call) -> Answer:
+    version = await _lockable(call)
+    lock = version.facts.lock
+    locks.check_readable(lock, locking=call.bucket.locking)
+    return xml_answer(documents.write_retention(documents.Retention(lock.mode, lock.until)))
+
+
+async def put_retention(call: Call) -> Answer:
+    await _lockable(call)
+    asked = documents.read_retention(await read_document(call, proven=True))
+    now = await call.gateway.index.floor(call.now)
+    new = locks.retention(asked.mode, iso_date(asked.until), now) if asked.mode else Lock()
+    bypass = bypasses(call)
+
+    def change(version: Version) -> Facts:
+        present(call, version, version_id(call))
+        return replace(version.facts, lock=locks.with_retention(version.facts.lock, new, bypass=bypass, now=now))
+
+    version = await amended(call, change)
+    if bypass:
+        note_bypass(call, version)
+    return _about(call, version)
+
+
+async def get_legal_hold(call: Call) -> Answer:
+    version = await _lockable(call)
+    locks.check_readable(version.facts.lock, locking=call.bucket.locking, hold=True)
+    return xml_answer(documents.write_legal_hold(version.facts.lock.hold))
+
+
+async def put_legal_hold(call: Call) -> Answer:
+    await _lockable(call)
+    on = documents.read_legal_hold(await read_document(call, proven=True))
+
+    def change(version: Version) -> Facts:
+        present(call, version, version_id(call))
+        return replace(version.facts, lock=replace(version.facts.lock, hold=on))
+
+    return _about(call, await amended(call, change))
+
+
+async def _lockable(call: Call) -> Version:
+    version = await seen(call)
+    if not call.bucket.locking:
+        raise locks.no_configuration()
+    return version
+
+
+def bypasses(call: Call) -> bool:
+    """Whether the caller asks to pass by GOVERNANCE, and may. On a bucket without locks the wish means nothing."""
+    return call.request.flag(BYPASS) and call.bucket.locking and may(call, "s3:BypassGovernanceRetention")
+
+
+def note_bypass(call: Call, version: Version) -> None:
+    """Who took a lock away, or may have, stands in the log."""
+    log.warning(
+        "a retention was passed by", request=call.request.id, caller=call.who.caller.ref, bucket=call.bucket.name,
+        project=call.bucket.project, key=version.key, version=version.id, operation=call.operation.name,
+    )  # fmt: skip
+
+
+# -- grants -------------------------------------------------------------------------------------
+
+
+async def get_acl(call: Call) -> Answer:
+    version = await seen(call)
+    answer = xml_answer(write_acl(object_acl(call, version)))
+    return answer.extend(version_header(version, call.bucket.versioning))
+
+
+async def put_acl(call: Call) -> Answer:
+    version = await seen(call)
+    headers = call.request.headers
+    body = await read_document(call)
+    known = call.known
+    if known.access.ownership is acl.Ownership.ENFORCED:
+        acl.check_allowed(acl.Ownership.ENFORCED, headers)
+        if body:
+            raise S3Error.of("AccessControlListNotSupported")
+        return _about(call, version)
+    old = object_acl(call, version)
+    if acl.carries_acl(headers) or not body:
+        owner = acl.Person(call.bucket.owner, call.bucket.owner_name)
+        new = acl.acl_of_new(headers, old.owner, people(call.gateway), bucket_owner=owner)
+    else:
+        new = body_acl(call, old, body)
+    publicaccess.check_acl(known.access.block, new)
+    return _about(call, await amended(call, lambda found: replace(found.facts, acl=new.grants)))

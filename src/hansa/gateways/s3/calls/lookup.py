@@ -1,0 +1,63 @@
+"""Finding the version that a request means, and saying so in S3's words when there is none to be had.
+
+One read of the index, then the decision: a stranger is told `AccessDenied` for what is not there and for what is not
+theirs alike; only who may list the bucket learns that a key does not exist.
+"""
+
+from __future__ import annotations
+
+from hansa.gateways.s3.calls.permission import allow, may, refusal
+from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.objectindex.records import Version
+
+VERSION_ID_MAX = 1024
+
+
+def version_id(call: Call) -> str:
+    """The version that the query names; empty: the latest. Raises InvalidArgument for an empty or endless one."""
+    id = call.field("versionId")
+    if id is None:
+        return ""
+    if not 1 <= len(id) <= VERSION_ID_MAX:
+        raise S3Error.argument("versionId", id, f"takes 1 to {VERSION_ID_MAX} characters")
+    return id
+
+
+async def seen(call: Call) -> Version:
+    """The version that the operation is about, which may be a marker only if it was named. Decided by its facts.
+
+    Raises NoSuchKey, NoSuchVersion, MethodNotAllowed for a marker, AccessDenied.
+    """
+    id = version_id(call)
+    version = await call.gateway.index.get(call.bucket.uid, call.key, id)
+    if version is None or version.marker:
+        return present(call, version, id)
+    allow(call, version=version)
+    return version
+
+
+def present(call: Call, version: Version | None, id: str) -> Version:
+    """The version, if it is an object."""
+    if version is not None and not version.marker:
+        return version
+    error = absent(call, id) if version is None else _marked(call, version, id)
+    raise error
+
+
+def absent(call: Call, id: str) -> S3Error:
+    """What is said of nothing: that it is not there, to those who may list; to all others no more than no."""
+    if not may(call, "s3:ListBucketVersions" if id else "s3:ListBucket", prefix=call.key):
+        return refusal(call)
+    if id:
+        return S3Error.of("NoSuchVersion", Key=call.key, VersionId=id)
+    return S3Error.of("NoSuchKey", Key=call.key).with_headers({"x-amz-delete-marker": "false"})
+
+
+def _marked(call: Call, marker: Version, id: str) -> S3Error:
+    told = {"x-amz-delete-marker": "true", "x-amz-version-id": marker.id}
+    if id and may(call, "s3:ListBucketVersions"):
+        error = S3Error.of("MethodNotAllowed", Method=call.request.method, ResourceType="DeleteMarker")
+        return error.with_headers(told | {"allow": "DELETE"})
+    error = absent(call, "")
+    return error.with_headers(told) if error.code == "NoSuchKey" else error

@@ -1,0 +1,1 @@
+"""What a gateway does when nobody asks."""

@@ -1,0 +1,1 @@
+"""What S3 allows, refuses, keeps and copies: decisions on plain data. Pure."""

@@ -1,0 +1,154 @@
+"""CORS: which origins a bucket lets read answers in a browser, and the headers that tell the browser so. Pure.
+
+The first rule that fits is the one that counts, as it is in S3. A request without `Origin` is none of ours; a preflight
+is answered without asking who sends it, since it tells nothing but the rules that fit it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hansa.gateways.s3.rules.globs import Glob
+from hansa.gateways.s3.wire.configurations import CorsRule
+from hansa.gateways.s3.wire.errors import S3Error
+
+RULES_MAX = 100
+ENTRIES_MAX = 100  # of one list of a rule
+TEXT_MAX = 1024
+METHODS = ("GET", "PUT", "HEAD", "POST", "DELETE")
+VARY = "Origin, Access-Control-Request-Headers, Access-Control-Request-Method"
+
+Headers = dict[str, str]
+
+
+def fits(rule: CorsRule, origin: str, method: str, headers: Sequence[str] = ()) -> bool:
+    """`headers`: those that a script wants to send."""
+    return (
+        method in rule.methods
+        and any(Glob(pattern).matches(origin) for pattern in rule.origins)
+        and all(any(Glob(pattern, folded=True).matches(name) for pattern in rule.headers) for name in headers)
+    )
+
+
+# -- requests -------------------------------------------------------------------------------------
+
+
+def headers_for(rules: Sequence[CorsRule], method: str, headers: Mapping[str, str]) -> Headers:
+    """What an answer to a plain request carries besides, errors included; nothing when no rule fits.
+
+    `headers`: of the request, by lower-case name.
+    """
+    origin = headers.get("origin")
+    if not origin or not rules:
+        return {}
+    asked = headers.get("access-control-request-method", method)
+    rule = next((rule for rule in rules if fits(rule, origin, asked)), None)
+    return _answer(rule, origin) if rule is not None else {"vary": VARY}
+
+
+def preflight(rules: Sequence[CorsRule], headers: Mapping[str, str]) -> Headers:
+    """The answer to OPTIONS. Raises BadRequest for one that says too little, AccessForbidden when no rule fits."""
+    origin, method = headers.get("origin"), headers.get("access-control-request-method")
+    if not origin:
+        raise S3Error.of("BadRequest", "Origin: a preflight request needs this header.")
+    if method not in METHODS:
+        raise S3Error.of("BadRequest", f"Access-Control-Request-Method: must be one of {', '.join(METHODS)}.")
+    wanted = [name.strip() for name in headers.get("access-control-request-headers", "").split(",") if name.strip()]
+    for rule in rules:
+        if fits(rule, origin, method, wanted):
+            return _answer(rule, origin) | (
+                {"access-control-allow-headers": ", ".join(wanted).lower()} if wanted else {}
+            )
+    raise S3Error.of("AccessForbidden", Method=method, ResourceType="BUCKET").with_headers({"vary": VARY})
+
+
+def _answer(rule: CorsRule, origin: str) -> Headers:
+    anybody = "*" in rule.origins
+    found = {
+        "access-control-allow-origin": "*" if anybody else origin,
+        "access-control-allow-methods": ", ".join(rule.methods),
+        "vary": VARY,
+    }
+    if not anybody:
+        found["access-control-allow-credentials"] = "true"
+    if rule.exposed:
+        found["access-control-expose-headers"] = ", ".join(rule.exposed)
+    if rule.max_age_s is not None:
+        found["access-control-max-age"] = str(rule.max_age_s)
+    return found
+
+
+# -- configurations -------------------------------------------------------------------------------
+
+
+def check_rules(rules: Sequence[CorsRule]) -> None:
+    """Raises MalformedXML for a shape, InvalidRequest for a value that S3 does not take."""
+    if not 1 <= len(rules) <= RULES_MAX:
+        raise S3Error.of("MalformedXML", f"CORSConfiguration: takes 1 to {RULES_MAX} rules.")
+    for number, rule in enumerate(rules):
+        _check_rule(rule, f"CORSRule[{number}]")
+
+
+def _check_rule(rule: CorsRule, at: str) -> None:
+    if not rule.origins or not rule.methods:
+        raise S3Error.of("MalformedXML", f"{at}: needs an AllowedOrigin and an AllowedMethod.")
+    for name, entries in (
+        ("AllowedOrigin", rule.origins),
+        ("AllowedHeader", rule.headers),
+        ("ExposeHeader", rule.exposed),
+    ):
+        if len(entries) > ENTRIES_MAX or any(not _is_plain(entry) for entry in entries):
+            raise _invalid(f"{at}.{name}", f"takes up to {ENTRIES_MAX} texts of 1 to {TEXT_MAX} printable characters")
+        if any(entry.count("*") > (name != "ExposeHeader") for entry in entries):
+            raise _invalid(f"{at}.{name}", "may not hold a star" if name == "ExposeHeader" else "may hold one star")
+    for method in rule.methods:
+        if method not in METHODS:
+            raise _invalid(f"{at}.AllowedMethod", f"{method[:32]!r} is none of {', '.join(METHODS)}")
+    if rule.max_age_s is not None and not 0 <= rule.max_age_s < 2**31:
+        raise _invalid(f"{at}.MaxAgeSeconds", "must be 0 or more")
+    if len(rule.id) > 255:
+        raise _invalid(f"{at}.ID", "takes at most 255 characters")
+
+
+def _is_plain(text: str) -> bool:
+    """What may stand in a header of an answer: no line may be begun by it."""
+    return 1 <= len(text) <= TEXT_MAX and text.isprintable()
+
+
+def _invalid(at: str, rule: str) -> S3Error:
+    return S3Error.of("InvalidRequest", f"{at}: {rule}.")
+
+
+# -- as the bucket's spec keeps them --------------------------------------------------------------
+
+
+def rules_from(document: Mapping[str, Any] | None) -> tuple[CorsRule, ...]:
+    """The rules of a bucket's `cors`: none where it has none."""
+    return tuple(
+        CorsRule(
+            origins=tuple(rule["allowedOrigins"]),
+            methods=tuple(rule["allowedMethods"]),
+            headers=tuple(rule.get("allowedHeaders", ())),
+            exposed=tuple(rule.get("exposeHeaders", ())),
+            max_age_s=rule.get("maxAgeSeconds"),
+            id=rule.get("id", ""),
+        )
+        for rule in (document or {}).get("rules", ())
+    )
+
+
+def document_of(rules: Sequence[CorsRule]) -> dict[str, Any]:
+    return {"rules": [_document(rule) for rule in rules]}
+
+
+def _document(rule: CorsRule) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "id": rule.id,
+        "allowedOrigins": list(rule.origins),
+        "allowedMethods": list(rule.methods),
+        "allowedHeaders": list(rule.headers),
+        "exposeHeaders": list(rule.exposed),
+    }
+    found = {name: value for name, value in found.items() if value}
+    return found | ({} if rule.max_age_s is None else {"maxAgeSeconds": rule.max_age_s})

@@ -1,0 +1,1 @@
+"""How the bytes of objects are sealed, stored and opened."""
