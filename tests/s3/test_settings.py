@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
@@ -174,6 +176,20 @@ def test_a_deny_wins_over_the_owners_own_role(s3: Any, bucket: str) -> None:
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
 
 
+def test_nobody_speaks_for_another_address(closed: Running, s3: Any, bucket: str) -> None:
+    statement = {
+        "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*",
+        "Condition": {"IpAddress": {"aws:SourceIp": "203.0.113.5/32"}},
+    }  # fmt: skip
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    spoken = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.5"}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(f"{closed.url}/{bucket}/k", headers=spoken))
+    caught.value.close()
+    assert caught.value.code == 403
+
+
 def test_acls_are_refused_as_shipped(s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", ACL="bucket-owner-full-control")
     for call in (
@@ -190,9 +206,6 @@ def test_acls_are_refused_as_shipped(s3: Any, bucket: str) -> None:
 
 
 def test_browsers_are_told_what_the_rules_allow(closed: Running, s3: Any, bucket: str) -> None:
-    import urllib.error
-    import urllib.request
-
     s3.put_bucket_cors(Bucket=bucket, CORSConfiguration=CORS)
     ask = {
         "Origin": "https://a.example",

@@ -63,7 +63,8 @@ def make_server(
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app, http=http, loop="none", lifespan="off", access_log=False, log_config=None, log_level="warning",
-        timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=end_s, server_header=False, date_header=True, proxy_headers=False,
+        timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=end_s, server_header=False, date_header=True,
+        proxy_headers=False,  # whoever connects is who asks: nobody is believed to speak for another address
         ws=GuardedWebSocket, ws_max_size=FRAME_BYTES_MAX, ws_ping_interval=20, ws_ping_timeout=20,
         ws_per_message_deflate=False,
     )  # fmt: skip
