@@ -11,6 +11,7 @@ from typing import Any
 from hansa.clock import Clock, SystemClock
 from hansa.errors import NotFound
 from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
+from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Limits, Versioning
@@ -34,7 +35,7 @@ class MemoryDirectory:
 
     def add_user(
         self, access_key: str, secret: str, project: str, *, user_id: str = "", name: str = "", role: str = "",
-        email: str = "", buckets: frozenset[str] | None = None,
+        email: str = "", buckets: frozenset[str] | None = None, imported: bool = False,
     ) -> S3Identity:  # fmt: skip
         ref = f"/iam/projects/{project}/serviceAccounts/{access_key.lower()}"
         identity = S3Identity(
@@ -47,6 +48,7 @@ class MemoryDirectory:
             display_name=name or access_key.lower(),
             ref=f"/storage/projects/{project}/s3Keys/{access_key.lower()}",
             buckets=buckets,
+            imported=imported,
         )
         self.keys[access_key] = identity
         if email:
@@ -109,7 +111,7 @@ class MemoryUpstream:
     async def create_bucket(self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]) -> BucketView:
         there = self._directory.buckets.get(name)
         if there is not None:
-            code = "BucketAlreadyOwnedByYou" if there.project == identity.project else "BucketAlreadyExists"
+            code = "BucketAlreadyOwnedByYou" if is_home(identity, there) else "BucketAlreadyExists"
             raise S3Error.of(code, BucketName=name)
         if identity.buckets is not None:
             raise S3Error.of("AccessDenied")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,21 @@ def allowed(*args: Any, **more: Any) -> bool:
 
 
 # -- roles ----------------------------------------------------------------------------------------
+
+
+def test_imported_users_are_strangers_in_one_anothers_buckets_of_one_project() -> None:
+    named = replace(BUCKET, spec={"acl": {"owner": {"id": OWNER.id}}})
+    theirs = replace(somebody(id="stranger-id"), imported=True)
+    own = replace(somebody(id=OWNER.id), imported=True)
+
+    def open_to(who: S3Identity, bucket: BucketView, acl: Acl) -> bool:
+        given = BucketRules(bucket, Ownership.WRITER, OPEN, acl)
+        return allowed("s3:ListBucket", who, given, key="") and allowed("s3:GetObject", who, given, object_acl=acl)
+
+    assert open_to(own, named, private(OWNER)) and not open_to(theirs, named, private(OWNER))
+    assert open_to(theirs, named, canned("public-read", OWNER, OWNER))
+    assert open_to(somebody(id="third"), named, private(OWNER))  # who was made here has the project's roles
+    assert open_to(theirs, BUCKET, private(OWNER))  # nobody's by name: the project's
 
 
 def test_members_of_the_project_do_everything_and_strangers_nothing() -> None:

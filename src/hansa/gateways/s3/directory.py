@@ -208,6 +208,7 @@ class Directory:
             ref=it.ref,
             buckets=self._bound(it) if isinstance(it, BucketServiceAccount) else None,
             disabled=pair_fault(it, access_key, now) or holder.fault,
+            imported=isinstance(it, S3Key) and it.spec.imported is not None,
         )
 
     def _bound(self, it: BucketServiceAccount) -> frozenset[str]:

@@ -48,7 +48,7 @@ class S3Identity:
 
     `user_id` and `display_name` are what owners and grantees are called on the wire; `ref` is the key's own reference
     (`via`), `caller.ref` the account's. `disabled` says why the key does not count now: revoked, expired, its account
-    disabled; empty otherwise.
+    disabled; empty otherwise. `imported`: a user of another cloud, at home only in the buckets that are theirs by name.
     """
 
     access_key: str
@@ -61,6 +61,7 @@ class S3Identity:
     ref: str = ""
     buckets: frozenset[str] | None = None
     disabled: str = ""
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from hansa.errors import Retry
 from hansa.gateways.api import Answered, ApiClient
 from hansa.gateways.s3.directory import Directory
 from hansa.gateways.s3.ports import BucketView, S3Identity
+from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.wire.errors import S3Error
 
 CALL_S = 10.0
@@ -125,7 +126,7 @@ class Upstream:
         view = self._directory.named(name, region)
         if view is None and answered.reason != "AlreadyExists":
             return refused(answered, name)
-        mine = view is not None and view.project == identity.project and not view.going
+        mine = view is not None and is_home(identity, view) and not view.going
         return S3Error.of("BucketAlreadyOwnedByYou" if mine else "BucketAlreadyExists", BucketName=name)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from hansa.gateways.s3.gateway import Call, Gateway
 from hansa.gateways.s3.rules import acl, publicaccess
+from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.rules.acl import Acl, Grantee, Ownership, People, Person
 from hansa.gateways.s3.wire import configurations
 from hansa.objectindex.records import AclGrant, Version
@@ -45,7 +46,7 @@ def new_object_acl(call: Call, headers: Mapping[str, str]) -> tuple[Person, tupl
     if identity is None:  # nobody can be asked later: it is the bucket's owner's
         writer, at_home = owner, True
     else:
-        writer, at_home = Person(identity.user_id, identity.display_name), identity.project == call.bucket.project
+        writer, at_home = Person(identity.user_id, identity.display_name), is_home(identity, call.bucket)
     word = headers.get(acl.CANNED_HEADER, "")
     whose = acl.owner_of_new(ownership, owner, writer, word, at_home=at_home)
     if not acl.carries_acl(headers):

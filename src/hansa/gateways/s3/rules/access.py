@@ -155,6 +155,14 @@ def need(action: str) -> tuple[str, Act]:
     return "Bucket", Act.READ if name.startswith(("Get", "List")) else Act.UPDATE
 
 
+def is_home(identity: S3Identity, bucket: BucketView) -> bool:
+    """Is the bucket one of the caller's own project? Imported users bring their own borders: a bucket that is another's by
+    name is no home to them, though it lies in the same project."""
+    if identity.project != bucket.project:
+        return False
+    return not identity.imported or not (bucket.spec.get("acl") or {}).get("owner") or bucket.owner == identity.user_id
+
+
 def _by_role(ask: Ask) -> Verdict:
     """Of the caller's roles alone. A bound key's list is its role on those buckets, for what is in them."""
     identity, bucket = ask.identity, ask.rules.bucket
@@ -163,6 +171,8 @@ def _by_role(ask: Ask) -> Verdict:
     kind, act = need(ask.action)
     if identity.buckets is not None:
         return _by_binding(kind, act, ask.action)
+    if identity.imported and not is_home(identity, bucket):
+        return Verdict(False, "imported", (f"{bucket.name} belongs to another user",), visible=False)
     return decide(identity.caller, act, _subject(kind, bucket), Rules())
 
 
@@ -231,7 +241,7 @@ def _is_restricted(ask: Ask) -> bool:
     policy, identity = ask.rules.policy, ask.identity
     if policy is None or not ask.rules.block.restrict_buckets or not policy.is_public:
         return False
-    return identity is None or identity.project != ask.rules.bucket.project
+    return identity is None or not is_home(identity, ask.rules.bucket)
 
 
 def _by_acl(ask: Ask, by_role: Verdict) -> bool:
@@ -256,6 +266,6 @@ def _stands_for(ask: Ask, by_role: Verdict) -> frozenset[str]:
     identity, bucket = ask.identity, ask.rules.bucket
     if identity is None:
         return frozenset()
-    if identity.project != bucket.project:
+    if not is_home(identity, bucket):
         return frozenset({identity.user_id})
     return frozenset({ask.rules.acl.owner.id}) if by_role.allowed else frozenset()
