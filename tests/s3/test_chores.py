@@ -14,8 +14,9 @@ from hansa.clock import SeededIds
 from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.engines.blobs.port import Capacity
 from hansa.errors import Bug, Retry
+from hansa.gateways.s3.duties import expiring, replicating
 from hansa.gateways.s3.duties.chores import BACK_OFF_S, LEASE_S, Chores, Duty, Pace
-from hansa.gateways.s3.duties.duties import chores_of, expiring, lifecycle_every, replicating
+from hansa.gateways.s3.duties.duties import chores_of, lifecycle_every
 from hansa.gateways.s3.duties.expiring import Expiring
 from hansa.gateways.s3.duties.reaping import GRACE_S, ORPHAN_S, PRESSED_S, Reaping
 from hansa.gateways.s3.duties.replicating import FIRST_RETRY_S, GIVE_UP_S, Replicating

@@ -169,7 +169,7 @@ class Audit:
             "reason": error.reason,
             "why": error.message[:WHY_LENGTH_MAX],
             "request": request,
-        }
+        } | _with(caller)
         if aim.decided:
             body["rule"] = error.reason
         if isinstance(error, Full) and error.details:
