@@ -15,7 +15,8 @@ from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Limits, Versioning
-from hansa.policy.verdict import Caller, Rules
+from hansa.policy.decide import decide
+from hansa.policy.verdict import Act, Caller, Rules, Subject
 
 ORGANIZATION = "org"
 STATES = {"Disabled": Versioning.NEVER, "Suspended": Versioning.SUSPENDED}
@@ -157,7 +158,9 @@ class MemoryUpstream:
 
 def _check(identity: S3Identity, bucket: BucketView, lent: bool) -> None:
     """The API asks for a role, unless the bucket was lent."""
-    if not lent and bucket.project not in identity.caller.member_of:
+    ref = f"/storage/projects/{bucket.project}/regions/{bucket.region}/buckets/{bucket.name}"
+    subject = Subject("Bucket", bucket.name, project=bucket.project, organization=bucket.organization, ref=ref)
+    if not lent and not decide(identity.caller, Act.UPDATE, subject, Rules()).allowed:
         raise S3Error.of("AccessDenied")
 
 
