@@ -20,7 +20,9 @@ from hansa.units import MIB
 MEMORY_BYTES = 1024 * MIB
 SAID_BYTES_MAX = MIB  # of an answer: whoever says more is not listened to
 _FILES, _THREADS = 64, 256
+_STACK_BYTES = 2 * MIB  # of each of its threads: they count against its memory, used or not, and so do arenas
 _END_S = 5.0
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ async def run(arguments: Sequence[str], *, rights: Rights, user: int, files: Seq
     try:
         process = await asyncio.create_subprocess_exec(
             *held, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            pass_fds=tuple(files), cwd="/", env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            pass_fds=tuple(files), cwd="/", env=_ENVIRONMENT,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise Refused("ProvisioningFailed", INSTALL) from error
@@ -65,7 +67,7 @@ async def run(arguments: Sequence[str], *, rights: Rights, user: int, files: Seq
 
 def _bounds(limits: Limits) -> list[str]:
     bounds = {"as": MEMORY_BYTES, "cpu": limits.cpu_s, "fsize": limits.output_bytes, "core": 0, "nofile": _FILES,
-              "nproc": _THREADS}  # fmt: skip
+              "nproc": _THREADS, "stack": _STACK_BYTES}  # fmt: skip
     return ["prlimit", *(f"--{name}={value}" for name, value in bounds.items())]
 
 
