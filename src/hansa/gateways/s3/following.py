@@ -58,8 +58,8 @@ class Follower:
     # -- the start --------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Everything. Raises Retry."""
-        self.revision = await self.store.revision()
+        """Everything. Raises Retry. The revision counts once all is read: what breaks off half-way is begun again."""
+        revision = await self.store.revision()
         it = self.directory
         it.clear()
         for stored in await self._all(Region.kind):
@@ -69,6 +69,7 @@ class Follower:
         for kind in LOADED:
             for stored in await self._all(kind.kind):
                 await self._put(stored)
+        self.revision = revision
         self._answered()
 
     async def _all(self, kind: str) -> list[Stored]:
