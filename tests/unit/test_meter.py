@@ -101,6 +101,19 @@ async def test_what_is_refused_for_good_is_put_aside_and_kept(meter: Meter, api:
     assert meter.waiting() == [] and len(list((tmp_path / "usage").glob("*.refused"))) == 2
 
 
+async def test_what_another_process_put_aside_meanwhile_hinders_nothing(meter: Meter, api: Api, tmp_path: Path) -> None:
+    def aside(window: dict[str, Any]) -> Answered:
+        for file in (tmp_path / "usage").glob("*-g1-1.json"):
+            file.rename(file.with_suffix(".refused"))
+        return Answered(400, {"debug": "no"})
+
+    meter.add(whose(), False, s3_read_requests=1)
+    meter.close_window()
+    api.says = aside
+    await meter.tell()
+    assert meter.waiting() == [] and len(list((tmp_path / "usage").glob("*.refused"))) == 1
+
+
 async def test_many_buckets_are_told_in_parts(meter: Meter, api: Api) -> None:
     for number in range(ROWS_MAX + 1):
         meter.add(whose(number), False, s3_read_requests=1)

@@ -83,9 +83,9 @@ class Meter:
             self._number += 1
             id = f"{self._gateway}-{self._number}"
             window = {"id": id, "start": began, "end": max(began, self._began), "rows": part}
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             spare = self._folder / f".{id}"
             try:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 spare.write_bytes(orjson.dumps(window))
                 spare.replace(self._folder / f"{began:012d}-{id}.json")
             except OSError as error:
@@ -126,7 +126,10 @@ class Meter:
 
     def _put_aside(self, file: Path, why: str) -> None:
         log.error("usage was refused", window=file.name, detail=why)
-        file.rename(file.with_suffix(".refused"))
+        try:
+            file.rename(file.with_suffix(".refused"))
+        except OSError as error:  # another process of this folder did it, or it is tried again in a minute
+            log.warning("usage could not be put aside", window=file.name, detail=str(error))
 
 
 def _row(whose: Counted, row: _Row) -> dict[str, Any]:
