@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -107,6 +108,21 @@ def test_grants_come_in_headers() -> None:
 def test_headers_that_name_nobody_are_refused(headers: dict[str, str], code: str) -> None:
     with refused(code):
         acl_of_new(headers, MAIN, PEOPLE)
+
+
+@pytest.mark.parametrize("blank", [" ", "\xa0"])
+def test_no_header_is_slow(blank: str) -> None:
+    begun = time.process_time()
+    for text in (f'id={blank * 3_000}"', f'id="a"{blank * 3_000}x', f"id{blank * 3_000}:"):
+        with refused("InvalidArgument"):
+            grantees_in("x-amz-grant-read", text)
+    assert time.process_time() - begun < 1
+
+
+def test_blanks_beside_a_grantee_are_no_part_of_it() -> None:
+    text = f' id = alt id , emailAddress= "alt@example.org" ,uri={ALL_USERS} '
+    expected = [Grantee(id="alt id"), Grantee(email="alt@example.org"), Grantee(uri=ALL_USERS)]
+    assert grantees_in("x-amz-grant-read", text) == expected
 
 
 @given(st.text('id=ur",emailAdrs x', max_size=60))

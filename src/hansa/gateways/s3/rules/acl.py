@@ -44,7 +44,8 @@ _CANNED: dict[str, tuple[tuple[str, str], ...]] = {
     "bucket-owner-full-control": ((_BUCKET_OWNER, FULL),),
     "log-delivery-write": ((LOG_DELIVERY, "WRITE"), (LOG_DELIVERY, "READ_ACP")),
 }
-_GRANTEE = re.compile(r'\s*(id|uri|emailaddress)\s*=\s*(?:"([^"]+)"|([^",]+?))\s*(?:,|$)', re.IGNORECASE)
+# No two neighbours in it take the same letters: however hostile, a header is read in a time that grows with its length.
+_GRANTEE = re.compile(r'\s*(id|uri|emailaddress)\s*=(?:\s*"([^"]+)"\s*|([^",]+))(?:,|$)', re.IGNORECASE)
 _HEADER_MAX = 4096
 
 
@@ -150,11 +151,12 @@ def grantees_in(name: str, text: str) -> list[Grantee]:
     """Of a header: `id="…", uri="…", emailAddress="…"`. Raises InvalidArgument."""
     found: list[Grantee] = []
     at = 0
-    while at < len(text[:_HEADER_MAX]) and len(found) < GRANTS_MAX:
+    while at < min(len(text), _HEADER_MAX) and len(found) < GRANTS_MAX:
         match = _GRANTEE.match(text, at)
-        if match is None:
+        value = "" if match is None else match[2] or match[3].strip()
+        if match is None or not value:
             break
-        kind, value = match[1].lower(), match[2] if match[2] is not None else match[3]
+        kind = match[1].lower()
         found.append(Grantee(**{{"emailaddress": "email"}.get(kind, kind): value}))
         at = match.end()
     if at < len(text) or not found:

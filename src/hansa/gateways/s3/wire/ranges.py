@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hansa.gateways.s3.wire.errors import S3Error
 
-_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*", re.IGNORECASE | re.ASCII)
+_RANGE = re.compile(r"bytes\s*=\s*(?:([0-9]{1,19})\s*)?-\s*(?:([0-9]{1,19})\s*)?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
