@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,14 @@ BEFORE, SAME, AFTER = (dates.http_date(AT + shift) for shift in (-60, 0, 60))
 )
 def test_a_range_is_a_span_or_nothing(text: str, span: Span | None) -> None:
     assert read_range(text, 100) == span
+
+
+def test_no_range_is_slow() -> None:
+    begun = time.process_time()
+    for blank in " \f":
+        assert read_range(f"bytes={blank * 15_000}x", 100) is None
+        assert read_range(f"bytes=1-{blank * 15_000}x", 100) is None
+    assert time.process_time() - begun < 0.2
 
 
 @pytest.mark.parametrize(
@@ -211,6 +221,18 @@ def test_the_old_spellings_of_http_are_read() -> None:
         assert dates.read_http_date(text) == 784_111_777
     assert dates.read_iso_date("2026-11-26") == dates.read_iso_date("2026-11-26T01:00:00+01:00")
     assert dates.read_iso_date("2026-13-26") is None and dates.read_basic_date("20261340T000000Z") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["9999-12-31T23:59:59-00:01", "9999-12-31T23:59:59.999999999Z", "0001-01-01T00:00:00+14:00"]
+)
+def test_what_is_read_can_be_written(text: str) -> None:
+    """Or a lock until then could be laid, and no answer could tell of it."""
+    assert dates.read_iso_date(text) is None
+    last = dates.read_iso_date("9999-12-31T23:59:59.999Z")
+    assert last is not None and dates.http_date(last) == "Fri, 31 Dec 9999 23:59:59 GMT"
+    assert dates.iso_date(last).startswith("9999-12-31T23:59:59.99")
+    assert dates.read_http_date("Fri, 31 Dec 9999 23:59:59 -0100") is None
 
 
 @pytest.mark.parametrize(

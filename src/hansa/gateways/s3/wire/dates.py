@@ -1,7 +1,8 @@
 """Moments in the three spellings that S3 uses: HTTP dates in headers, ISO dates in bodies, basic ISO in signatures.
 
-Moments are epoch seconds; HTTP dates know whole seconds only. Readers return None for what is no date: what that
-means (a condition is passed over, a field is refused) is for the caller to say.
+Moments are epoch seconds; HTTP dates know whole seconds only. Readers return None for what is no date, and for one that
+no writer could spell again (of year 10000, by its zone): what that means (a condition is passed over, a field is refused)
+is for the caller to say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
 _HTTP_LENGTH_MAX = 64
+_FIRST, _PAST = -62_135_596_800.0, 253_402_300_800.0  # the beginning of year 1, the end of year 9999
 
 
 def http_date(at: float) -> str:
@@ -34,7 +36,7 @@ def read_http_date(text: str) -> float | None:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
-    return _seconds(moment)
+    return _spelled(moment)
 
 
 def iso_date(at: float) -> str:
@@ -48,7 +50,7 @@ def read_iso_date(text: str) -> float | None:
     if not _ISO.fullmatch(text):
         return None
     try:
-        return _seconds(datetime.fromisoformat(text))
+        return _spelled(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         return None
 
@@ -84,10 +86,14 @@ def _moment(at: float) -> datetime:
     return _EPOCH + timedelta(seconds=at)
 
 
+def _spelled(moment: datetime) -> float | None:
+    """A moment that was read; None where its zone, or rounding, takes it out of the years that can be written."""
+    at = _seconds(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+    return at if _FIRST <= at < _PAST else None
+
+
 def _seconds(moment: datetime) -> float:
     """Exact to the microsecond, for years that a timestamp of the system may not reach."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) / timedelta(seconds=1)
 
 
