@@ -224,6 +224,51 @@ async def test_a_round_ends_when_its_lease_is_lost(world: World, monkeypatch: py
     assert not await world.index.lease("chores/long", "other", LEASE_S)
 
 
+async def test_who_is_stopped_ends_when_all_duties_have_ended(world: World) -> None:
+    begun, ended = asyncio.Barrier(3), list[str]()
+
+    def slow(name: str) -> Duty:
+        async def work() -> None:
+            await begun.wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.1 if name == "slow" else 0.0)
+                ended.append(name)
+
+        return Duty(name, 1.0, work)
+
+    running = asyncio.create_task(world.chores(slow("fast"), slow("slow")).run())
+    async with asyncio.timeout(10):
+        await begun.wait()
+        running.cancel()
+        await asyncio.wait((running,))
+    assert running.cancelled() and sorted(ended) == ["fast", "slow"]
+    for name in ended:
+        assert await world.index.lease(f"chores/{name}", "another", LEASE_S), "leases are given back"
+
+
+async def test_who_is_stopped_ends_even_where_the_index_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def away(name: str, holder: str, seconds: float) -> bool:
+        if not seconds:
+            raise Retry("the database is away")
+        return True
+
+    monkeypatch.setattr(world.index, "lease", away)
+    running = asyncio.create_task(world.chores(Duty("duty", 1.0, work)).run())
+    async with asyncio.timeout(10):
+        await begun.wait()
+        running.cancel()
+        await asyncio.wait((running,))
+    assert running.cancelled()
+
+
 async def test_a_running_gateway_does_all_its_duties(world: World) -> None:
     done = asyncio.Event()
     bucket = world.bucket("b", spec=rules({"expireCurrentVersion": {"days": 1}}), versioning=Versioning.NEVER)

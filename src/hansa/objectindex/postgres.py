@@ -71,17 +71,18 @@ class PostgresDriver:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
-        if self._pool is None:
+        pool = self._pool  # which `close` may let go of meanwhile
+        if pool is None:
             raise Retry("the object index is closed")
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_S)
+            connection = await pool.acquire(timeout=ACQUIRE_S)
         except ERRORS as error:
             raise told(error, self._where) from error
         try:
             yield connection
         finally:
             with contextlib.suppress(*ERRORS):  # one that is broken is thrown away, and another made when needed
-                await self._pool.release(connection, timeout=CONNECT_S)
+                await pool.release(connection, timeout=CONNECT_S)
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]:
         text, names = _translated(statement)

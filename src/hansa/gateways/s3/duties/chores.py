@@ -64,8 +64,11 @@ class Chores:
         self.holder = self.holder or self.ids.token()
 
     async def run(self) -> None:
-        """Each duty at its own time: a long round of one keeps no other waiting."""
-        await asyncio.gather(*(self._keep(duty) for duty in self.duties))
+        """Each duty at its own time: a long round of one keeps no other waiting. Cancelled, it ends when all have ended:
+        index and store are in use until then."""
+        async with asyncio.TaskGroup() as duties:
+            for duty in self.duties:
+                duties.create_task(self._keep(duty))
 
     async def _keep(self, duty: Duty) -> None:
         while True:
@@ -107,7 +110,14 @@ class Chores:
                 await self.index.note(_next_name(duty), repr(self.clock.now() + duty.every_s))
             return done
         finally:
+            await self._let_go(duty)
+
+    async def _let_go(self, duty: Duty) -> None:
+        """Raises nothing of the index's: a cancellation must not be lost for it, and a lease also runs out by itself."""
+        try:
             await self._lease(duty, 0.0)
+        except HansaError as error:
+            log.warning("lease not given back", duty=duty.name, reason=error.message, detail=error.detail)
 
     async def _renewing(self, duty: Duty) -> bool:
         """False: the lease was lost, and the round with it."""
