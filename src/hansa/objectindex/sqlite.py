@@ -90,14 +90,18 @@ class SqliteDriver:
         return cast(T, await future)
 
     async def _flush(self) -> None:
-        """Groups until nothing is queued. Never cancelled but by `close`, which waits for it."""
-        while self._queue:
-            try:
-                await self._begin()
-            except (sqlite3.Error, OSError, HansaError) as error:
-                self._abandon(self._taken(), error)
-                continue
-            await self._group(self._taken())
+        """Groups until nothing is queued. `close` waits for it."""
+        try:
+            while self._queue:
+                try:
+                    await self._begin()
+                except (sqlite3.Error, OSError, HansaError) as error:
+                    self._abandon(self._taken(), error)
+                    continue
+                await self._group(self._taken())
+        except BaseException as error:  # those behind the group that it came of do not wait for ever either
+            self._abandon([self._queue.popleft() for _ in range(len(self._queue))], error)
+            raise
 
     def _taken(self) -> list[tuple[Work, asyncio.Future[Any]]]:
         return [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
