@@ -149,7 +149,8 @@ async def test_nobody_waits_for_ever_whatever_happens(tmp_path: Path) -> None:
 
     writes = [asyncio.create_task(put(index, f"k{n}")) for n in range(3)]
     bad = asyncio.create_task(index.publish(new("bad"), Versioning.NEVER, project="p", check=check))
-    results = await asyncio.wait_for(asyncio.gather(*writes, bad, return_exceptions=True), 5)
+    behind = [asyncio.create_task(put(index, f"b{n}")) for n in range(sqlite.GROUP_MAX)]
+    results = await asyncio.wait_for(asyncio.gather(*writes, bad, *behind, return_exceptions=True), 5)
     assert all(isinstance(result, Retry) for result in results)
     driver: Any = index._driver
     assert isinstance(driver._flusher.exception(), Unheard)
@@ -223,6 +224,28 @@ async def test_a_server_that_goes_and_comes_back_is_told_and_found_again() -> No
             await put(index, "late")
     finally:
         await asyncio.to_thread(own.remove)
+
+
+async def test_what_is_under_way_when_the_index_is_closed_ends_well() -> None:
+    url = await server().empty()
+    index = await open_index(url)
+    await asyncio.gather(*[put(index, f"k{n}") for n in range(4)])
+    driver: Any = index._driver
+    held, go = asyncio.Event(), asyncio.Event()
+
+    async def work(tx: Any) -> str:
+        held.set()
+        await go.wait()
+        return "done"
+
+    writing = asyncio.create_task(driver.write(work))
+    await held.wait()
+    closing = asyncio.create_task(index.close())
+    await asyncio.sleep(0.05)
+    go.set()
+    assert await asyncio.wait_for(writing, 5) == "done"
+    await asyncio.wait_for(closing, 5)
+    await server().drop(url)
 
 
 async def test_a_write_that_is_given_up_keeps_nothing_and_frees_its_key() -> None:
