@@ -140,18 +140,7 @@ class SqlObjectIndex:
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", after_id: str = "",
         limit: int = 1000,
     ) -> Listing:  # fmt: skip
-        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
-            rows: list[Row] = []
-            if behind is not None:
-                place = {"key": behind[0], "ord": behind[1]}
-                rows += await self._read(sql.VERSIONS_OF, bucket=bucket, limit=count, **place)
-                low = next_key(behind[0])
-            if len(rows) < count:
-                span = {"low": low, "high": high}
-                rows += await self._read(sql.VERSIONS, bucket=bucket, limit=count - len(rows), **span)
-            return rows
-
-        high = successor(encoded(prefix))
+        fetch = self._fetching(sql.VERSIONS, sql.VERSIONS_OF, ("key", "ord"), bucket, successor(encoded(prefix)))
         low, behind = order.first_key(encoded(after), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after)):
             at = await self._read(sql.ORDER_OF, bucket=bucket, key=encoded(after), id=after_id)
@@ -164,6 +153,22 @@ class SqlObjectIndex:
         ]
         last_id = found.last_row[5] if found.last_row is not None else ""
         return Listing(tuple(versions), tuple(found.prefixes), found.last.decode(), last_id, found.truncated)
+
+    def _fetching(self, every: str, of_key: str, place: Sequence[str], bucket: str, high: bytes) -> Fetch:
+        """Of a listing with several rows a key: what follows a row in its key (`of_key`, behind the row's first columns,
+        named by `place`), then what follows its key."""
+
+        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
+            rows: list[Row] = []
+            if behind is not None:
+                named = dict(zip(place, behind, strict=False))
+                rows += await self._read(of_key, bucket=bucket, limit=count, **named)
+                low = next_key(behind[0])
+            if len(rows) < count:
+                rows += await self._read(every, bucket=bucket, low=low, high=high, limit=count - len(rows))
+            return rows
+
+        return fetch
 
     async def _page(
         self, fetch: Fetch, low: bytes, behind: Row | None, prefix: str, delimiter: str, limit: int
@@ -187,18 +192,9 @@ class SqlObjectIndex:
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after_key: str = "", after_id: str = "",
         limit: int = 1000,
     ) -> UploadListing:  # fmt: skip
-        async def fetch(low: bytes, behind: Row | None, count: int) -> Sequence[Row]:
-            rows: list[Row] = []
-            if behind is not None:
-                place = {"key": behind[0], "started": behind[1], "id": behind[2]}
-                rows += await self._read(sql.UPLOADS_OF, bucket=bucket, limit=count, **place)
-                low = next_key(behind[0])
-            if len(rows) < count:
-                span = {"low": low, "high": high}
-                rows += await self._read(sql.UPLOADS, bucket=bucket, limit=count - len(rows), **span)
-            return rows
-
-        high = successor(encoded(prefix))
+        fetch = self._fetching(
+            sql.UPLOADS, sql.UPLOADS_OF, ("key", "started", "id"), bucket, successor(encoded(prefix))
+        )  # fmt: skip
         low, behind = order.first_key(encoded(after_key), encoded(prefix), encoded(delimiter)), None
         if after_id and low == next_key(encoded(after_key)):
             at = await self._read(sql.UPLOAD, bucket=bucket, id=after_id)

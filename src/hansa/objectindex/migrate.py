@@ -6,13 +6,13 @@ The index may share a database with the control store, so its version stands in 
 from __future__ import annotations
 
 import sqlite3
-from importlib import resources
 from typing import Any, Final
 
-from hansa.errors import HansaError
+from hansa.store import migrate
 from hansa.store.locks import number
-from hansa.store.migrate import NUMBERED, Migration, NewerDatabase
+from hansa.store.migrate import Migration, NewerDatabase
 
+_PACKAGE: Final = "hansa.objectindex.migrations"
 _MIGRATING: Final = number("s3 migrate")
 _TABLE: Final = "create table if not exists s3_schema_version (version integer not null)"
 _VERSION: Final = "select coalesce(max(version), 0) from s3_schema_version"
@@ -21,14 +21,7 @@ _INSERT: Final = "insert into s3_schema_version (version) values"
 
 def known() -> list[Migration]:
     """Every migration of the index, in order."""
-    found: dict[int, Migration] = {}
-    for file in resources.files("hansa.objectindex.migrations").iterdir():
-        if m := NUMBERED.fullmatch(file.name):
-            one = found.setdefault(int(m[1]), Migration(int(m[1]), m[2]))
-            if one.name != m[2]:
-                raise HansaError(f"two migrations have the number {m[1]}: {one.name} and {m[2]}")
-            one.parts[m[3] or ""] = file.read_text()
-    return [found[n] for n in sorted(found)]
+    return migrate.known(_PACKAGE)
 
 
 def pending(present: int) -> list[Migration]:

@@ -103,8 +103,6 @@ def rolled(rows: Sequence[Row], limit: int) -> Found:
 
 def _take(found: Found, batch: Sequence[Row], prefix: bytes, delimiter: bytes, limit: int) -> bytes:
     """Puts a batch on the page. The end of what the last common prefix hides, when the batch ends inside of that."""
-    if not delimiter:
-        return _take_all(found, batch, limit)
     hidden = b""
     for row in batch:
         key = row[0]
@@ -121,13 +119,3 @@ def _take(found: Found, batch: Sequence[Row], prefix: bytes, delimiter: bytes, l
             found.rows.append(row)
             found.last, found.last_row, hidden = key, row, b""
     return hidden
-
-
-def _take_all(found: Found, batch: Sequence[Row], limit: int) -> bytes:
-    """The same where nothing is hidden."""
-    taken = batch[: limit - len(found)]
-    if taken:
-        found.rows += taken
-        found.last, found.last_row = taken[-1][0], taken[-1]
-    found.truncated = len(taken) < len(batch)
-    return b""

@@ -56,10 +56,10 @@ class Migration:
             yield self.parts["postgresql"]
 
 
-def known() -> list[Migration]:
-    """Every migration of this program, in order."""
+def known(package: str = "hansa.store.migrations") -> list[Migration]:
+    """Every migration of the store, or of what else has its files in a package of its own, in order."""
     found: dict[int, Migration] = {}
-    for file in resources.files("hansa.store.migrations").iterdir():
+    for file in resources.files(package).iterdir():
         if m := NUMBERED.fullmatch(file.name):
             one = found.setdefault(int(m[1]), Migration(int(m[1]), m[2]))
             if one.name != m[2]:
