@@ -33,7 +33,9 @@ async def test_an_index_finds_its_own_store_again_and_again() -> None:
     index, blobs = await open_index(":memory:"), MemoryBlobs()
     await storing.claim(index, blobs, IDS)
     await put(blobs)
+    owner = await index.note(storing.OWNER)
     await storing.claim(index, blobs, IDS)
+    assert await index.note(storing.OWNER) == await blobs.claim("another") == owner != ""
     await index.close()
 
 
