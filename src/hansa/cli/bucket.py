@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hansa.cli.bucketwords import Address, AddressWord, address_of
-from hansa.errors import HansaError, Invalid
+from hansa.errors import Invalid
 
 if TYPE_CHECKING:
     from hansa.sdk.s3 import S3
 
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-DELETED_AT_ONCE = 1000
 
 _DATA = click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), help="Data folder of the cloud that is meant."
@@ -135,18 +133,16 @@ def presign_command(address: str, expires: str, method: str, data: Path | None) 
 @_DATA
 def rm_command(address: str, recursive: bool, dry_run: bool, data: Path | None) -> None:
     """Delete an object, or all below an address. Where a bucket keeps versions, they stay."""
+    from hansa.cli.bucketcopy import run_deletions
+
     s3 = s3_of(data)
     at = address_of(address) if recursive else _object_of(address)
-    keys = (each.key for each in s3.objects(at.bucket, at.key)) if recursive else iter([at.key])
-    failed = 0
-    for some in _in_parts(keys, DELETED_AT_ONCE):
-        stay = {} if dry_run else dict(s3.delete_many(at.bucket, some))
-        for key in some:
-            said = f"error: {stay[key]}: " if key in stay else "would delete " if dry_run else "deleted "
-            click.echo(f"{said}s3://{at.bucket}/{key}", err=key in stay)
-        failed += len(stay)
-    if failed:
-        raise HansaError(f"{failed} objects stay")
+    every = (Address(at.bucket, each.key) for each in s3.objects(at.bucket, at.key)) if recursive else iter([at])
+    if not dry_run:
+        run_deletions(s3, every)
+        return
+    for each in every:
+        click.echo(f"would delete {each}")
 
 
 @bucket_command.command("cp")
@@ -230,14 +226,3 @@ def _size(size: int, human: bool) -> str:
 
 def _when(modified: str) -> str:
     return modified[:19].replace("T", " ")
-
-
-def _in_parts(keys: Iterator[str], most: int) -> Iterator[list[str]]:
-    some: list[str] = []
-    for key in keys:
-        some.append(key)
-        if len(some) == most:
-            yield some
-            some = []
-    if some:
-        yield some

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -270,30 +271,32 @@ def _bar(told: _Told, every: list[Copy]) -> Any:
     return told.bar
 
 
-def run_deletions(s3: S3, gone: Iterable[Place], *, quiet: bool) -> None:
-    """Raises HansaError saying how much stays."""
-    objects: dict[str, list[str]] = {}
-    stay = 0
-    for place in gone:
-        if isinstance(place, Address):
-            objects.setdefault(place.bucket, []).append(place.key)
-        else:
-            place.unlink(missing_ok=True)
-            _say_deleted(place, quiet)
-    for bucket, keys in objects.items():
-        for start in range(0, len(keys), DELETED_AT_ONCE):
-            some = keys[start : start + DELETED_AT_ONCE]
-            kept = dict(s3.delete_many(bucket, some))
-            for key in some:
-                if key in kept:
-                    click.echo(f"error: {Address(bucket, key)}: {kept[key]}", err=True)
-                else:
-                    _say_deleted(Address(bucket, key), quiet)
-            stay += len(kept)
+def run_deletions(s3: S3, gone: Iterable[Place], *, quiet: bool = False) -> None:
+    """Files, or objects of one bucket, as they come. Raises HansaError saying how much stays."""
+    stay, rest = 0, iter(gone)
+    while some := list(islice(rest, DELETED_AT_ONCE)):
+        kept = _deleted(s3, some)
+        for place in some:
+            if place in kept:
+                click.echo(f"error: {place}: {kept[place]}", err=True)
+            elif not quiet:
+                click.echo(f"deleted {place}")
+        stay += len(kept)
     if stay:
-        raise HansaError(f"{stay} objects stay")
+        raise HansaError(f"{stay} could not be deleted")
 
 
-def _say_deleted(place: Place, quiet: bool) -> None:
-    if not quiet:
-        click.echo(f"deleted {place}")
+def _deleted(s3: S3, some: list[Place]) -> dict[Place, str]:
+    """Why those that stay do."""
+    kept: dict[Place, str] = {}
+    objects = [place for place in some if isinstance(place, Address)]
+    if objects:
+        bucket = objects[0].bucket
+        kept |= {Address(bucket, key): why for key, why in s3.delete_many(bucket, [each.key for each in objects])}
+    for place in some:
+        if isinstance(place, Path):
+            try:
+                place.unlink(missing_ok=True)
+            except OSError as error:
+                kept[place] = error.strerror or str(error)
+    return kept

@@ -167,8 +167,10 @@ class S3:
         self.send("DELETE", bucket, key)
 
     def delete_many(self, bucket: str, keys: Sequence[str]) -> list[tuple[str, str]]:
-        """Up to a thousand; (key, why) of those that stay."""
-        parts = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys[:DELETED_AT_ONCE])
+        """(key, why) of those that stay. Raises Invalid for more than a thousand."""
+        if len(keys) > DELETED_AT_ONCE:
+            raise errors.Invalid.field("keys", f"must be {DELETED_AT_ONCE} at most (given: {len(keys)})")
+        parts = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
         body = f"<Delete><Quiet>true</Quiet>{parts}</Delete>".encode()
         digest = {"x-amz-checksum-sha256": b64encode(hashlib.sha256(body).digest()).decode()}
         root = self._read("POST", bucket, "", [("delete", "")], body, digest)
