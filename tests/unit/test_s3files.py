@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from hansa.cli.bucketcopy import Had, _below, files_in, is_file_name, missing
-from hansa.errors import Conflict, HansaError, NotFound
+from hansa.cli.bucketcopy import Had, _below, files_in, is_file_name, missing, run_deletions
+from hansa.cli.bucketwords import Address
+from hansa.errors import Conflict, HansaError, Invalid, NotFound
 from hansa.sdk import s3files
+from hansa.sdk.s3 import DELETED_AT_ONCE, S3, Endpoint
 from hansa.sdk.s3files import PARTS_MAX, SIZE_MAX, Transfers, crc_text, part_size, parts_of
+from hansa.sdk.s3sign import Pair
 
 KIB = 1024
 
@@ -54,6 +57,9 @@ class FakeS3:
         if upload not in self.uploads:
             raise NotFound("no such upload")
         return {n: (len(b), f'"p{n}"', crc_text(zlib.crc32(b))) for n, b in self.uploads[upload].items()}
+
+    def abort(self, bucket: str, key: str, upload: str) -> None:
+        del self.uploads[upload]
 
     def complete(self, bucket: str, key: str, upload: str, parts: Any, headers: Mapping[str, str]) -> None:
         held = self.uploads.pop(upload)
@@ -137,15 +143,17 @@ def test_an_upload_that_is_over_begins_anew(s3: FakeS3, file: Path) -> None:
     assert s3.objects["film"] == file.read_bytes()
 
 
-def test_a_file_that_changes_meanwhile_is_no_object(s3: FakeS3, file: Path) -> None:
+@pytest.mark.parametrize("after", [b"another", b"z" * (600 * KIB)], ids=["shorter", "longer"])
+def test_a_file_that_changes_meanwhile_is_no_object(s3: FakeS3, file: Path, tmp_path: Path, after: bytes) -> None:
     def meddling(*words: Any) -> str:
-        file.write_bytes(b"another")
+        file.write_bytes(after)
         return '"p"'
 
     s3.put_part = meddling  # type: ignore[method-assign]
     with transfers(s3) as it, pytest.raises(Conflict):
         it.upload(file, "b", "film")
     assert s3.objects == {}
+    assert s3.uploads == {} and list((tmp_path / "cache").rglob("?" * 32)) == []  # nor parts that nobody comes back for
 
 
 def test_a_download_goes_on_where_it_was_and_appears_whole(s3: FakeS3, file: Path, tmp_path: Path) -> None:
@@ -210,3 +218,34 @@ def test_files_below_a_folder_without_what_is_unfinished(tmp_path: Path) -> None
     (tmp_path / "a/.f.hansa-part").write_text("x")
     (tmp_path / "a/dangling").symlink_to("nowhere")
     assert list(files_in(tmp_path)) == ["a/b/f"]
+
+
+# -- deletions --------------------------------------------------------------------------------------
+
+
+def test_objects_go_by_the_thousand_and_what_stays_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Many:
+        asked: list[int] = []
+
+        def delete_many(self, bucket: str, keys: list[str]) -> list[tuple[str, str]]:
+            self.asked.append(len(keys))
+            return [(key, "locked") for key in keys if key == "k1500"]
+
+    every = (Address("b", f"k{n}") for n in range(2 * DELETED_AT_ONCE + 5))
+    with pytest.raises(HansaError, match="1 could not be deleted"):
+        run_deletions(Many(), every)  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert Many.asked == [DELETED_AT_ONCE, DELETED_AT_ONCE, 5]
+    assert said.out.count("deleted s3://b/k") == 2 * DELETED_AT_ONCE + 4 and "k1500" not in said.out
+    assert said.err == "error: s3://b/k1500: locked\n"
+    with pytest.raises(Invalid, match="keys"):  # nothing is sent
+        S3(Endpoint("http://127.0.0.1:1", Pair("a", "b", "r"))).delete_many("b", ["k"] * (DELETED_AT_ONCE + 1))
+
+
+def test_a_file_that_cannot_be_deleted_keeps_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stays").mkdir()
+    (tmp_path / "goes").write_text("x")
+    with pytest.raises(HansaError, match="1 could not be deleted"):
+        run_deletions(FakeS3(), [tmp_path / "stays", tmp_path / "goes"], quiet=True)  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert [p.name for p in tmp_path.iterdir()] == ["stays"] and said.out == "" and "stays: " in said.err

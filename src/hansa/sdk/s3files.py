@@ -57,6 +57,10 @@ def parts_of(size: int) -> list[_Part]:
     return [_Part(n + 1, at, min(step, size - at)) for n, at in enumerate(range(0, size, step))]
 
 
+class Changed(Conflict):
+    """A file is another one than the one that was begun with."""
+
+
 class Transfers:
     """`jobs`: requests at a time. `moved` is told bytes as they are through, from any thread."""
 
@@ -86,7 +90,7 @@ class Transfers:
     # -- up ---------------------------------------------------------------------------------
 
     def upload(self, file: Path, bucket: str, key: str) -> None:
-        """Raises Conflict for a file that changes meanwhile."""
+        """Raises Changed for a file that changes meanwhile."""
         before = file.stat()
         if before.st_size > SIZE_MAX:
             raise Invalid(f"{file} has {before.st_size} bytes; an object has {SIZE_MAX} at most")
@@ -106,23 +110,40 @@ class Transfers:
     ) -> None:
         note = _Note.of(self.s3.endpoint.url, bucket, key, file, before)
         upload, there = self._begun(note, bucket, key, headers)
-        batch: _Batch[tuple[int, str, str]] = _Batch()
-        whole = 0
-        for part, data in _read_parts(file, before.st_size):
-            whole, crc = zlib.crc32(data, whole), crc_text(zlib.crc32(data))
-            size, etag, known = there.get(part.number, (0, "", ""))
-            if size == part.size and known == crc:
-                self.moved(part.size)
-                batch.have((part.number, etag, crc))
-                continue
-            batch.add(self._placed(self._put, bucket, key, upload, part, data, crc))
-        finished = sorted(batch.results())
-        _unchanged(file, before, before.st_size)
+        try:
+            whole, finished = self._send_parts(file, before, bucket, key, upload, there)
+        except Changed:  # what it was is nowhere any more, so nobody goes on with these parts
+            self.s3.abort(bucket, key, upload)
+            note.forget()
+            raise
         self.s3.complete(
             bucket, key, upload, finished,
             {"x-amz-checksum-crc32": crc_text(whole), "x-amz-checksum-type": "FULL_OBJECT"},
         )  # fmt: skip
         note.forget()
+
+    def _send_parts(
+        self, file: Path, before: os.stat_result, bucket: str, key: str, upload: str,
+        there: Mapping[int, tuple[int, str, str]],
+    ) -> tuple[int, list[tuple[int, str, str]]]:  # fmt: skip
+        """The CRC32 of the whole, and (number, ETag, CRC32) of every part; those that are there are not sent."""
+        batch: _Batch[tuple[int, str, str]] = _Batch()
+        whole = 0
+        try:
+            for part, data in _read_parts(file, before.st_size):
+                whole, crc = zlib.crc32(data, whole), crc_text(zlib.crc32(data))
+                size, etag, known = there.get(part.number, (0, "", ""))
+                if size == part.size and known == crc:
+                    self.moved(part.size)
+                    batch.have((part.number, etag, crc))
+                    continue
+                batch.add(self._placed(self._put, bucket, key, upload, part, data, crc))
+        except Changed:
+            batch.stop()
+            raise
+        finished = sorted(batch.results())
+        _unchanged(file, before, before.st_size)
+        return whole, finished
 
     def _begun(
         self, note: _Note, bucket: str, key: str, headers: Mapping[str, str]
@@ -248,14 +269,14 @@ def _read_parts(file: Path, size: int) -> Iterator[tuple[_Part, bytes]]:
         for part in parts_of(size):
             data = source.read(part.size)
             if len(data) != part.size:
-                raise Conflict(f"{file} became shorter while it was read")
+                raise Changed(f"{file} became shorter while it was read")
             yield part, data
 
 
 def _unchanged(file: Path, before: os.stat_result, size: int) -> None:
     now = file.stat()
     if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size != before.st_size:
-        raise Conflict(f"{file} changed while it was read; try again")
+        raise Changed(f"{file} changed while it was read; try again")
 
 
 def _check_whole(file: Path, head: Mapping[str, str], what: str) -> None:
@@ -311,15 +332,19 @@ class _Batch(Generic[T]):
         """Of all jobs, in no order. No job of the batch runs any more when it returns or raises."""
         wait(self._futures, return_when=FIRST_EXCEPTION)
         if self._failed is not None:
-            for future in self._futures:
-                future.cancel()
-            wait(self._futures)
+            self.stop()
             self._failed.result()
         return [*self._have, *(future.result() for future in self._futures)]
+
+    def stop(self) -> None:
+        """No job of the batch runs any more, and none begins."""
+        for future in self._futures:
+            future.cancel()
+        wait(self._futures)
 
     def _look(self, future: Future[T]) -> None:
         if self._failed is None and not future.cancelled() and future.exception() is not None:
             self._failed = future
 
 
-__all__ = ["Transfers", "crc_text", "part_size", "parts_of", "seconds_of"]
+__all__ = ["Changed", "Transfers", "crc_text", "part_size", "parts_of", "seconds_of"]
