@@ -43,10 +43,11 @@ def probe_command() -> None:
 
 
 async def _network() -> NetworkHost:
-    from hansa.config import Settings, run_folder
+    from hansa.cli.options import settings_of
+    from hansa.config import run_folder
     from hansa.engines.network.driver import LocalNetworks
 
-    settings = Settings()
+    settings = settings_of()
     folder = run_folder(f"probe-{os.getpid()}")
     engine = LocalNetworks(folder, cloud_id=folder.name, mode=settings.network, uplink=settings.uplink)
     return await engine.host()

@@ -17,7 +17,10 @@ from hansa.errors import Conflict, Forbidden, HansaError, NotFound, Unauthentica
 
 VERBS = {
     "up": ("hansa.cli.up:up_command", "Start a whole cloud on this machine, in the foreground."),
-    "serve": ("hansa.cli.serve:serve_command", "Run one process of a cloud: its API, its control loop, or both."),
+    "serve": (
+        "hansa.cli.serve:serve_command",
+        "Run one process of a cloud: its API, its control loop, both, or S3.",
+    ),
     "get": ("hansa.cli.verbs:get_command", "List objects of a kind, or show some of them."),
     "describe": ("hansa.cli.verbs:describe_command", "Everything about one object, with its conditions and events."),
     "apply": ("hansa.cli.apply:apply_command", "Make it as a file, a folder or standard input says."),
@@ -28,7 +31,7 @@ VERBS = {
     "wait": ("hansa.cli.verbs:wait_command", "Wait until objects are ready, stopped or gone."),
     "why": ("hansa.cli.why:why_command", "Why an object is as it is: one screen."),
     "quota": ("hansa.cli.quota:quota_command", "How much of its quotas a project uses; `quota set` sets them."),
-    "usage": ("hansa.cli.usage:usage_command", "What a project used: machines, disks, addresses, over time."),
+    "usage": ("hansa.cli.usage:usage_command", "What a project used: machines, disks, objects, over time."),
     "ssh": ("hansa.cli.ssh:ssh_command", "Log in to a machine, or run a command in it."),
     "console": ("hansa.cli.console:console_command", "The serial console of a machine, live: read and type."),
     "logs": ("hansa.cli.verbs:logs_command", "The console log of a machine, over all its starts."),
@@ -36,11 +39,11 @@ VERBS = {
     "explain": ("hansa.cli.explain:explain_command", "The kinds, their fields and rules, and what is not built yet."),
     "bucket": ("hansa.cli.bucket:bucket_command", "Objects in buckets, by S3: list, copy, keep folders alike."),
     "login": ("hansa.cli.login:login_command", "Log in to a cloud by name and password; log out."),
-    "s3": ("hansa.cli.s3:s3_command", "Keys with which programs use S3: make, turn, end, bring from elsewhere."),
+    "s3": ("hansa.cli.s3:s3_command", "Keys with which programs use S3; a look over all that is stored."),
     "iam": ("hansa.cli.iam:iam_command", "Who may do what: roles, bindings, people, oneself."),
     "audit": ("hansa.cli.audit:audit_command", "Who did what, and who was refused."),
     "seal": ("hansa.cli.seal:seal_command", "The keys that seal secrets at rest: look at them, change them."),
-    "image": ("hansa.cli.image:image_command", "Build and list images of this machine."),
+    "image": ("hansa.cli.image:image_command", "Build, list and remove images of this machine."),
     "fleet": ("hansa.cli.fleet:fleet_command", "Check a fleet file, show one, and the schema for editors."),
     "migrate": ("hansa.cli.stores:migrate_command", "Bring the schema of the database up to date."),
     "backup": ("hansa.cli.stores:backup_command", "Write the store into one file, while the cloud runs."),
@@ -115,7 +118,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.command(cls=Verbs, epilog=EPILOG, context_settings=HELP)
 @click.version_option(package_name="hansa")
 def hansa() -> None:
-    """An open cloud of your own hosts: machines, disks and networks.
+    """An open cloud of your own hosts: machines, disks, networks and object storage.
 
     \b
       hansa up --data DIR            start a cloud here

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from hansa.config import Settings
     from hansa.sdk.client import Client, Seen
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +35,20 @@ def client_of(data: Path | None, project: str | None, region: str | None, organi
     from hansa.sdk.client import Client
 
     return Client.from_environment(data).at(project=project, region=region, organization=organization)
+
+
+def settings_of(**given: Any) -> Settings:
+    """Settings of the environment, but for what is given and not None. Raises ClickException for a value that is none."""
+    from pydantic import ValidationError
+
+    from hansa.config import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(("HANSA", *(str(part).upper() for part in first["loc"])))
+        raise click.ClickException(f"{name}: {first['msg'].lower()}") from error
 
 
 class Progress:

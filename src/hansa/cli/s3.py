@@ -1,4 +1,4 @@
-"""`hansa s3`: the keys with which service accounts use S3 in a whole project."""
+"""`hansa s3`: the keys with which service accounts use S3 in a whole project, and a look over all that is stored."""
 
 from __future__ import annotations
 
@@ -49,15 +49,13 @@ def scrub_command(data: Path | None, rate: int, output: str) -> None:
     """
     import asyncio
 
+    from hansa.cli.options import settings_of
     from hansa.cli.process import logging_on
-    from hansa.config import Settings
     from hansa.errors import Conflict, HansaError
     from hansa.wiring_s3 import scrub_once
 
     logging_on()
-    given: dict[str, Any] = {"data": data} if data is not None else {}
-    settings = Settings(**given)
-    report = asyncio.run(scrub_once(settings, rate * 10**6))
+    report = asyncio.run(scrub_once(settings_of(data=data), rate * 10**6))
     if report is None:
         raise Conflict("a gateway of this cloud is reading everything at this moment; its log tells what it finds")
     click.echo(_report(report, output))

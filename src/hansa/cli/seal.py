@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -55,15 +55,14 @@ def rotate(data: Path | None) -> None:
 
 
 async def _with_store(data: Path | None, verb: str) -> tuple[Sealed, bool | None]:
+    from hansa.cli.options import settings_of
     from hansa.clock import SystemClock, SystemIds
-    from hansa.config import Settings
     from hansa.rotation import reseal, seen
     from hansa.rotation import rotate as rotated
     from hansa.store.open import is_postgres, open_store
     from hansa.wiring import sealer_of
 
-    given: dict[str, Any] = {"data": data} if data is not None else {}
-    settings = Settings(**given)
+    settings = settings_of(data=data)
     folder = settings.data
     if not (is_postgres(settings.store_at) or (folder / "hansa.db").is_file()):
         raise click.ClickException(f"there is no cloud in {folder}")

@@ -62,9 +62,7 @@ def serve_command(**given: Any) -> None:
     several of S3. None leads: end any, the others go on. A control process answers /health and /metrics where --port
     or --listen says. On SQLite: `hansa up`.
     """
-    from pydantic import ValidationError
-
-    from hansa.config import Settings
+    from hansa.cli.options import settings_of
     from hansa.datafolder import lock_folder, share_folder
     from hansa.store.open import is_postgres
     from hansa.supervisor import follow_parent
@@ -73,7 +71,7 @@ def serve_command(**given: Any) -> None:
     if parent:
         follow_parent(parent)
     try:
-        settings = Settings(**{k: v for k, v in given.items() if v is not None})
+        settings = settings_of(**given)
         alone = not is_postgres(settings.store_at)
         if alone and settings.role != "all" and not parent:
             text = f"--role {settings.role} needs --database postgresql://…; on SQLite `hansa up` starts what there is"
@@ -81,8 +79,6 @@ def serve_command(**given: Any) -> None:
         if not parent:
             (lock_folder if alone else share_folder)(settings.data)
         listeners = [socket.socket(fileno=each) for each in descriptors] or _listeners(settings, given)
-    except ValidationError as error:
-        raise click.ClickException(_said(error)) from error
     except HansaError as error:
         raise click.ClickException(error.message) from error
     from hansa.cli.process import logging_on, run, run_s3
@@ -117,9 +113,3 @@ def _listeners(settings: Any, given: dict[str, Any]) -> list[socket.socket]:
     if settings.role == "control" and not asked:
         return []
     return [bind(place, shared=settings.role == "api" and settings.port != 0)]
-
-
-def _said(error: Any) -> str:
-    first = error.errors()[0]
-    name = "_".join(("HANSA", *(str(part).upper() for part in first["loc"])))
-    return f"{name}: {first['msg'].lower()}"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hansa.cli.options import settings_of
+
 if TYPE_CHECKING:
     from hansa.config import Settings
     from hansa.sealing import Sealer
@@ -41,7 +43,7 @@ def migrate_command(dry_run: bool, data: Path | None, database: str | None) -> N
     """
     from hansa.store.open import is_postgres, migrate_database
 
-    settings = _settings(data, database)
+    settings = settings_of(data=data, database=database)
     if not dry_run and not is_postgres(settings.store_at):
         _alone(settings)
     found, applied = asyncio.run(migrate_database(settings.store_at, dry_run=dry_run))
@@ -64,7 +66,7 @@ def backup_command(file: Path, data: Path | None, database: str | None) -> None:
     from hansa.store import tables
     from hansa.store.backup import write_backup
 
-    settings = _settings(data, database)
+    settings = settings_of(data=data, database=database)
     counter = Counter("writing")
 
     async def work() -> Any:
@@ -101,7 +103,7 @@ def restore_command(
     from hansa.store import tables
     from hansa.store.backup import verify
 
-    settings = _settings(data, database)
+    settings = settings_of(data=data, database=database)
     sealer = _sealer(settings)
     sealed, closed = 0, 0
 
@@ -154,13 +156,6 @@ class Counter:
     def end(self) -> None:
         if self._live:
             click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _settings(data: Path | None, database: str | None) -> Settings:
-    from hansa.config import Settings
-
-    given: dict[str, Any] = {"data": data, "database": database}
-    return Settings(**{k: v for k, v in given.items() if v is not None})
 
 
 def _alone(settings: Settings) -> None:
