@@ -200,9 +200,7 @@ class Supervisor:
             return
         kept.was_ready, kept.said = True, line if kept.child.tells else b""
         if all(each.was_ready for each in self._kept):
-            for each in self._kept:
-                if each.said:
-                    _write(sys.stdout.fileno(), each.said + b"\n")
+            _write(sys.stdout.fileno(), b"".join(each.said + b"\n" for each in self._kept if each.said))
 
 
 def named(name: str, line: bytes) -> bytes:
