@@ -74,9 +74,3 @@ def test_a_pattern_made_to_be_slow_is_not() -> None:
     assert not Glob("*a" * 500 + "b").matches("a" * 1024)
     assert not Glob("*?a?" * 500 + "b").matches("a" * 1024)
     assert time.process_time() - begun < 1.0
-
-
-def test_fixed_is_a_pattern_that_names_one_text() -> None:
-    assert Glob("abc").fixed
-    assert not Glob("a*c").fixed
-    assert not Glob("${aws:userid}", variables=True).fixed

@@ -26,11 +26,9 @@ from hansa.policy.access import OBJECTS
 from hansa.policy.decide import decide
 from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, Verdict
 
-BYPASS = "s3:BypassGovernanceRetention"
 _RESCUE = frozenset({"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"})
 _RESCUERS = frozenset({"projectOwner", "organizationOwner"})
 _DELETES = frozenset({"s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"})
-_NO_CONTEXT: Context = {}
 
 # What an action takes of the data's permissions; every other is about the bucket itself.
 _ON_OBJECTS: dict[str, Act] = {
@@ -125,19 +123,6 @@ def decide_s3(ask: Ask) -> Decision:
         return allowed
     where = _by_territory(ask)
     return allowed if where.allowed else Denied(where.reasons, by_role.visible)
-
-
-def may(ask: Ask, action: str, **context: str) -> bool:
-    """The same question about another action: a bypass, say, or a list that shows whether a key is there."""
-    more = {key.replace("__", ":"): (value,) for key, value in context.items()}
-    return isinstance(decide_s3(replace(ask, action=action, context={**ask.context, **more})), Allowed)
-
-
-def absence(ask: Ask, key: str) -> S3Error:
-    """What is said of a key that is not there: NoSuchKey to those who may list it, AccessDenied to all others."""
-    if may(replace(ask, key="", object_acl=None), "s3:ListBucket", s3__prefix=key):
-        return S3Error.of("NoSuchKey", Key=key)
-    return S3Error.of("AccessDenied")
 
 
 # -- roles ----------------------------------------------------------------------------------------

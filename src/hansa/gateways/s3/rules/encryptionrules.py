@@ -29,7 +29,6 @@ SALT_BYTES = 16
 SSE = "x-amz-server-side-encryption"
 KMS_KEY = f"{SSE}-aws-kms-key-id"
 KMS_CONTEXT = f"{SSE}-context"
-BUCKET_KEY = f"{SSE}-bucket-key-enabled"
 _CUSTOMER = f"{SSE}-customer-"
 _SOURCE = "x-amz-copy-source-server-side-encryption-customer-"
 

@@ -30,11 +30,6 @@ class Glob:
     folded: bool = False  # upper and lower case are one
 
     @cached_property
-    def fixed(self) -> bool:
-        """It stands for one text only."""
-        return not any(token in ("*", "?") for token in _TOKENS.findall(self.text)) and not self.names
-
-    @cached_property
     def names(self) -> tuple[str, ...]:
         """The variables in it, in lower case."""
         if not self.variables:
