@@ -23,6 +23,7 @@ from hansa.gateways.s3.wire.sigv4 import (
     verify,
 )
 from hansa.gateways.s3.wire.streaming import (
+    BLANK_LINES_MAX,
     LINE_BYTES_MAX,
     SMALL_CHUNKS_MAX,
     ChunkedBody,
@@ -231,6 +232,15 @@ def test_what_is_wrong_with_a_body_is_said() -> None:
     assert refused(signed, small, 8202, "") == "InvalidChunkSizeError"
     unsigned_trailer = signed_body(STREAMING_SIGNED, SIGNED_SEED, [], {})[:-2] + good
     assert refused(STREAMING_SIGNED_TRAILER, unsigned_trailer, 0) in ("MalformedTrailerError", "IncompleteBody")
+
+
+def test_empty_lines_after_the_last_chunk_come_to_an_end() -> None:
+    unsigned = unsigned_body([b"hello"], {CRC: "AAAAAA=="})
+    signed = signed_body(STREAMING_SIGNED, SIGNED_SEED, [b"hello"], {})
+    for form, raw, trailer in ((STREAMING_UNSIGNED_TRAILER, unsigned, CRC), (STREAMING_SIGNED, signed, "")):
+        more = b"\r\n" * (BLANK_LINES_MAX - 1)
+        assert decoded(decoder(form, 5, trailer), raw + more)[0] == b"hello"
+        assert refused(form, raw + more + b"\r\n", 5, trailer) == "InvalidRequest"
 
 
 def test_a_signature_of_a_trailer_that_is_no_signature_is_refused() -> None:

@@ -22,6 +22,7 @@ LINE_BYTES_MAX = 4096
 SMALL_CHUNK_BYTES = 8192
 SMALL_CHUNKS_MAX = 1024  # of an unsigned body; signed ones may have one, the last
 TRAILERS_MAX = 8
+BLANK_LINES_MAX = 8  # after the last chunk: one is due, some clients send more
 BODY_BYTES_MAX = 5 << 30
 _TRAILER_SIGNATURE = "x-amz-trailer-signature"
 _SIZE = re.compile(rb"([0-9a-fA-F]{1,16})(?:;[^\x00-\x1f]*)?")
@@ -29,7 +30,7 @@ _SIGNED_SIZE = re.compile(rb"([0-9a-fA-F]{1,16});chunk-signature=([0-9a-f]{64})"
 _TRAILER = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)[ \t]*:(.*)", re.IGNORECASE)
 
 # What the next byte outside of a chunk's payload belongs to.
-_HEADING, _GAP, _TRAILERS, _END, _OVER = range(5)
+_HEADING, _GAP, _TRAILERS, _END = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class ChunkedBody:
         self._claimed = ""  # the signature of the chunk that is being read
         self._sum = hashlib.sha256()
         self._small = 0
+        self._blanks = 0
         self._lines: list[tuple[str, str]] = []
 
     def feed(self, data: bytes) -> list[memoryview]:
@@ -111,7 +113,7 @@ class ChunkedBody:
 
     def finish(self) -> dict[str, str]:
         """The trailers, lower-case names. Raises IncompleteBody for a body that has not come to its end."""
-        if self._state not in (_END, _OVER) or self._part:
+        if self._state != _END or self._part:
             raise S3Error.of("IncompleteBody", "The body ends before its last chunk.")
         return {name: value for name, value in self._lines if name != _TRAILER_SIGNATURE}
 
@@ -134,6 +136,8 @@ class ChunkedBody:
         return stop + 1
 
     def _read(self, line: bytes) -> None:
+        if self._state in (_TRAILERS, _END) and not line.strip():
+            self._count_blank()
         if self._state == _HEADING:
             self._heading(line)
         elif self._state == _TRAILERS:
@@ -148,6 +152,14 @@ class ChunkedBody:
         elif self._state == _GAP:
             self._verify_chunk()
             self._state = _HEADING
+
+    def _count_blank(self) -> None:
+        """A body without a length could go on with them for ever."""
+        self._blanks += 1
+        if self._blanks > BLANK_LINES_MAX:
+            raise S3Error.of(
+                "InvalidRequest", f"There are more than {BLANK_LINES_MAX} empty lines after the last chunk."
+            )
 
     def _heading(self, line: bytes) -> None:
         found = (_SIZE if self._seed is None else _SIGNED_SIZE).fullmatch(line.rstrip(b" \t"))
