@@ -1,8 +1,7 @@
 """The four switches that keep a bucket from the public, whatever its ACLs and its policy say. Pure.
 
-A bucket whose spec says nothing has all four on, or
-none when it was born in a cloud with `HANSA_S3_ACL=open`: a default is computed, never written. One that is there but
-empty says that a client deleted the configuration: the bucket has none.
+A bucket whose spec says nothing has all four on, or none when it was born in a cloud with `HANSA_S3_ACL=open`: a default
+is computed, never written. One that is there but empty says that a client deleted the configuration: the bucket has none.
 """
 
 from __future__ import annotations

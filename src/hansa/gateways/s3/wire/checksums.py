@@ -145,7 +145,7 @@ class Claimed:
         )
 
     def check(self, digests: Digests, trailers: Mapping[str, str] | None = None) -> Checksum:
-        """The checksum to keep. Raises BadDigest, XAmzContentSHA256Mismatch, InvalidRequest (malformed trailer)."""
+        """The checksum to keep. Raises BadDigest, also for a trailer that is missing or none, XAmzContentSHA256Mismatch."""
         if self.sha256 is not None and digests.digest("SHA256") != self.sha256:
             raise S3Error.of(
                 "XAmzContentSHA256Mismatch",
@@ -171,7 +171,7 @@ class Claimed:
 def read_claimed(headers: Mapping[str, str], *, body_sha256: str | None = None) -> Claimed:
     """`headers` with lower-case names; `body_sha256`: the hex digest under the signature, where there is one.
 
-    Raises InvalidRequest (unknown algorithm, two values, a value that is none), InvalidDigest (Content-MD5).
+    Raises InvalidRequest (unknown algorithm, two values), BadDigest (a value that is none), InvalidDigest (Content-MD5).
     """
     given = [name for name in headers if name.startswith("x-amz-checksum-") and name not in _BESIDES]
     named = headers.get("x-amz-sdk-checksum-algorithm")
@@ -284,7 +284,7 @@ def of_parts(algorithm: str, form: str, parts: Sequence[tuple[str, int]]) -> Che
 
 
 def read_of_object(algorithm: str, text: str) -> str:
-    """The value that a completion claims for the whole, with or without `-N` behind. Raises InvalidRequest."""
+    """The value that a completion claims for the whole, with or without `-N` behind. Raises BadDigest."""
     counted = _PARTS.fullmatch(text.strip())
     if counted is None:
         return _value(algorithm, text)

@@ -2,8 +2,10 @@
 
 The signer writes a policy (JSON, base64): until when, and conditions on each field. Every field must be named by a
 condition but the signature's own, the file and those that begin with `x-ignore-`; so must the bucket, whether the form
-names it or not. A checksum of the file needs no condition: it holds the form to what it says. A form may be signed as of old, too (HMAC-SHA1 of the policy, with the secret itself): web pages of long
-ago still are, and what such a signature covers is the same.
+names it or not. A checksum of the file needs no condition: it holds the form to what it says.
+
+A form may be signed as of old, too (HMAC-SHA1 of the policy, with the secret itself): web pages of long ago still are,
+and what such a signature covers is the same.
 """
 
 from __future__ import annotations

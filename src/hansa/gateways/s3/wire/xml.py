@@ -61,7 +61,7 @@ class Node:
         """Raises for a child of another name: a rule that we do not know must not be passed over in silence."""
         for child in self._element:
             if child.tag not in names:
-                raise malformed(f"{self.path}/{child.tag}", "is not known here")
+                raise malformed(f"{self.path}/{child.tag[:64]}", "is not known here")
         return self
 
     def fields(self) -> dict[str, str]:
