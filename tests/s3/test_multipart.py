@@ -49,6 +49,10 @@ def test_parts_are_put_together_in_order(s3: Any, bucket: str) -> None:
     assert across["Body"].read() == whole[PART - 3 : PART + 4]
     second = s3.get_object(Bucket=bucket, Key="k", PartNumber=2)
     assert second["Body"].read() == bodies[1] and second["PartsCount"] == 3
+    for wrong in (0, 10_001, 4):
+        with pytest.raises(ClientError) as caught:
+            s3.get_object(Bucket=bucket, Key="k", PartNumber=wrong)
+        assert code(caught) == (400, "InvalidPart" if wrong == 4 else "InvalidArgument")
     again = complete(s3, bucket, "k", id, parts)
     assert again["ETag"] == done["ETag"]
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket)

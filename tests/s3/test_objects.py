@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -208,6 +209,39 @@ def test_a_copy_keeps_or_replaces_what_was_said(s3: Any, bucket: str) -> None:
         assert code(caught) == (412, "PreconditionFailed")
 
 
+def test_a_copy_may_say_whose_bucket_it_means(closed: Running, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    source = {"Bucket": bucket, "Key": "k"}
+    id = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    for call in (
+        lambda owner: s3.copy_object(Bucket=bucket, Key="c", CopySource=source, ExpectedSourceBucketOwner=owner),
+        lambda owner: s3.upload_part_copy(
+            Bucket=bucket, Key="parts", UploadId=id, PartNumber=1, CopySource=source, ExpectedSourceBucketOwner=owner
+        ),
+        lambda owner: s3.get_object(Bucket=bucket, Key="k", ExpectedBucketOwner=owner),
+    ):
+        call(closed.main.user_id)
+        with pytest.raises(ClientError) as caught:
+            call(closed.alt.user_id)
+        assert code(caught) == (403, "AccessDenied")
+
+
+def test_a_copy_finds_a_bucket_that_another_process_made_just_now(
+    closed: Running, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    other, directory = f"{bucket}-other", closed.directory
+    s3.create_bucket(Bucket=other)
+    view = directory.buckets.pop(bucket)
+
+    async def caught_up() -> None:
+        directory.buckets[bucket] = view
+
+    monkeypatch.setattr(directory, "caught_up", caught_up)
+    s3.copy_object(Bucket=other, Key="k", CopySource={"Bucket": bucket, "Key": "k"})
+    assert s3.get_object(Bucket=other, Key="k")["Body"].read() == b"x"
+
+
 def test_a_bucket_by_its_host_name(closed: Running, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **words: look_up("127.0.0.1", *more, **words))
@@ -298,3 +332,14 @@ def test_a_copy_that_takes_long_is_answered_while_it_goes_on(
     with pytest.raises(ClientError) as caught:
         s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "k"}, IfNoneMatch="*")
     assert caught.value.response["Error"]["Code"] == "PreconditionFailed"
+
+
+def test_a_long_copy_that_nobody_waits_for_ends() -> None:
+    async def left() -> bool:
+        task: asyncio.Future[copying.Copied] = asyncio.get_running_loop().create_future()
+        stream = copying._blanks(None, task)  # type: ignore[arg-type] # the call is for refusals
+        assert (await anext(stream)).startswith(b"<?xml")
+        await stream.aclose()  # type: ignore[attr-defined]
+        return task.cancelled()
+
+    assert asyncio.run(left())

@@ -285,6 +285,9 @@ def test_bytes_that_are_gone_are_no_missing_bucket(closed: Running, s3: Any, buc
     with pytest.raises(ClientError) as caught:
         s3.get_object(Bucket=bucket, Key="k")
     assert code(caught) == (500, "InternalError")
+    with pytest.raises(ClientError) as caught:
+        s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": "k"})
+    assert code(caught) == (500, "InternalError")
     s3.put_object(Bucket=bucket, Key="k", Body=b"again")
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"again"
 

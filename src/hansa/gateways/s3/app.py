@@ -24,10 +24,10 @@ import structlog
 from hansa.errors import Bug, HansaError, NotFound, Retry
 from hansa.gateways.s3.answers import XML, Answer
 from hansa.gateways.s3.calls.crossorigin import add_cors
+from hansa.gateways.s3.calls.lookup import bucket_named, check_owner
 from hansa.gateways.s3.calls.table import SERVE
 from hansa.gateways.s3.gateway import Call, Gateway
 from hansa.gateways.s3.pace import Pace
-from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.refusals import Refused, translated
 from hansa.gateways.s3.reopening import reopened
 from hansa.gateways.s3.request import ClientGone, Receive, Request, read_request
@@ -96,8 +96,9 @@ class S3App:
         if operation.name not in UNSIGNED:
             call.signed = await gateway.identifier.of(request, now)
         if request.bucket:
-            call.view = await self._view(call)
-            _expected(call)
+            call.view = await bucket_named(call, request.bucket, waits=operation.name not in MAY_LACK)
+            if call.view is not None:
+                check_owner(call.view, request.headers.get("x-amz-expected-bucket-owner"))
         self._paced(call)
         if not operation.supported:
             raise S3Error.of("NotImplemented", f"{operation.name} is not supported here.")
@@ -116,15 +117,6 @@ class S3App:
         except HansaError as trouble:
             return trouble
         return Retry("the bucket was closed for a deletion that never came", after_s=1) if again else error
-
-    async def _view(self, call: Call) -> BucketView | None:
-        directory, name = self._gateway.directory, call.request.bucket
-        region = call.signed.claim.scope.region if call.signed else ""
-        view = directory.bucket(name, region)
-        if view is None and call.operation.name not in ("CreateBucket", "Preflight"):
-            await directory.caught_up()
-            view = directory.bucket(name, region)
-        return view
 
     def _paced(self, call: Call) -> None:
         """A signed request counts for who signed it. Anonymous ones count for the bucket's project, but apart from its
@@ -148,14 +140,8 @@ class S3App:
             )
 
 
-def _expected(call: Call) -> None:
-    """A client may say whose bucket it means. Raises AccessDenied for another's."""
-    owner = call.request.headers.get("x-amz-expected-bucket-owner")
-    if owner is not None and call.view is not None and owner not in (call.view.owner, call.view.project):
-        raise S3Error.of("AccessDenied", "The bucket belongs to another owner than the one expected.")
-
-
 UNSIGNED = frozenset({"Preflight", "PostObject"})  # a form carries its signature in its fields
+MAY_LACK = frozenset({"Preflight", "CreateBucket"})  # the bucket: nobody waits to hear of one
 
 
 class _Exchange:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from hansa.errors import HansaError
 from hansa.gateways.s3.answers import XML, Answer
 from hansa.gateways.s3.answers import xml as xml_answer
-from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, Sealing, Taken, new_writer, settled, stored, taken
+from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, Sealing, Taken, new_writer, stored, taken
 from hansa.gateways.s3.calls.listing import open_upload
-from hansa.gateways.s3.calls.lookup import seen
+from hansa.gateways.s3.calls.lookup import bucket_named, check_owner, seen
 from hansa.gateways.s3.calls.multipart import keep_part, part_algorithm, part_number, part_sealing
 from hansa.gateways.s3.calls.permission import allow, allow_move
-from hansa.gateways.s3.calls.writing import bare, drafted, new_version, publish, written_headers
+from hansa.gateways.s3.calls.reading import there
+from hansa.gateways.s3.calls.writing import drafted, publish_whole, written_headers
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.refusals import translated
 from hansa.gateways.s3.rules import encryptionrules
@@ -29,9 +31,10 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.gateways.s3.wire.names import read_copy_source
 from hansa.gateways.s3.wire.operations import OPERATIONS
 from hansa.gateways.s3.wire.ranges import Span, read_copy_range
-from hansa.objectindex.records import Facts, Version
+from hansa.objectindex.records import Facts, Version, Versioning
 
 SOURCE = "x-amz-copy-source"
+SOURCE_OWNER = "x-amz-source-expected-bucket-owner"
 METADATA_DIRECTIVE = "x-amz-metadata-directive"
 TAGGING_DIRECTIVE = "x-amz-tagging-directive"
 Copied = tuple[bytes, dict[str, str]]  # the document, and headers that go with it
@@ -66,17 +69,16 @@ async def copy_object(call: Call) -> Answer:
         )
     draft = await drafted(call)
     facts = _facts(draft.facts, version.facts, replaces=replaces, tags=_directive(headers, TAGGING_DIRECTIVE))
+    draft = replace(draft, facts=facts)
     algorithm = checksums.read_wish(headers) or _algorithm(version)
 
-    async def copied() -> tuple[bytes, dict[str, str]]:
+    async def copied() -> Copied:
         poured = await pour(call, source, Span(0, version.size), draft.sealing, algorithm)
-        etag = f"{poured.piece.etag}-1" if draft.sealing.opaque else poured.piece.etag
-        new = new_version(call, replace(facts, checksum=poured.checksum), (bare(poured.piece),), etag=etag)
-        written = (await settled(call, poured.piece, publish(call, new, conditions))).version
+        written = await publish_whole(call, draft, poured, conditions)
         told = written_headers(call, written)
         for name in ("etag", *checksums.HEADERS.values(), "x-amz-checksum-type"):
             told.pop(name, None)
-        return _outcome("CopyObjectResult", etag, written.modified, poured), told
+        return _outcome("CopyObjectResult", written.etag, written.modified, poured), told
 
     return await _patient(call, copied, _source_header(source))
 
@@ -94,7 +96,7 @@ async def copy_part(call: Call) -> Answer:
     sealing = part_sealing(call, upload)
     algorithm, _ = part_algorithm(upload)
 
-    async def copied() -> tuple[bytes, dict[str, str]]:
+    async def copied() -> Copied:
         poured = await pour(call, source, span, sealing, algorithm, number=number)
         await keep_part(call, upload, poured)
         outcome = _outcome("CopyPartResult", poured.piece.etag, call.gateway.clock.now(), poured)
@@ -110,14 +112,14 @@ async def read_source(call: Call) -> Source:
     """Raises NoSuchBucket, NoSuchKey, AccessDenied as a read would, PreconditionFailed, InvalidArgument."""
     named = read_copy_source(call.request.headers[SOURCE])
     gateway, request = call.gateway, call.request
-    region = call.signed.claim.scope.region if call.signed else ""
-    view = gateway.directory.bucket(named.bucket, region)
+    view = await bucket_named(call, named.bucket)
     if view is None:
         raise S3Error.of("NoSuchBucket", BucketName=named.bucket)
     fields: Mapping[str, str] = {"versionId": named.version_id} if named.version_id else {}
     asked = replace(request, method="GET", bucket=named.bucket, key=named.key, fields=fields)
     reading = Call(gateway, asked, OPERATIONS["GetObject"], call.now, call.signed, view)
     version = await seen(reading)
+    check_owner(view, request.headers.get(SOURCE_OWNER))
     allow_move(call, view)
     check_copy_source(request.headers, version.etag, version.modified)
     given = encryptionrules.check_reader(version.facts.encryption, request.headers, secure=request.secure, source=True)
@@ -150,8 +152,8 @@ def _facts(asked: Facts, source: Facts, *, replaces: bool, tags: bool) -> Facts:
 
 
 def _source_header(source: Source) -> dict[str, str]:
-    versioning = source.call.bucket.versioning
-    return {} if versioning == "never" else {"x-amz-copy-source-version-id": source.version.id}
+    never = source.call.bucket.versioning is Versioning.NEVER
+    return {} if never else {"x-amz-copy-source-version-id": source.version.id}
 
 
 # -- the bytes ----------------------------------------------------------------------------------
@@ -164,7 +166,8 @@ async def pour(call: Call, source: Source, span: Span, sealing: Sealing, algorit
     content = reading.gateway.content.read(
         reading.known.place, source.version, span.start, span.length, customer_key=source.key
     )
-    piece = await stored(content, new_writer(call, sealing, span.length, digests, number))
+    async with aclosing(there(content)) as pieces:
+        piece = await stored(pieces, new_writer(call, sealing, span.length, digests, number))
     return taken(call, sealing, piece, digests, algorithm)
 
 
@@ -197,8 +200,8 @@ async def _patient(call: Call, copied: Callable[[], Awaitable[Copied]], told: Ma
 
 async def _blanks(call: Call, task: asyncio.Future[Copied]) -> AsyncIterator[bytes]:
     """The declaration at once, then a blank now and again, then the rest of the document."""
-    yield xml.DECLARATION
     try:
+        yield xml.DECLARATION
         while not task.done():
             await asyncio.wait((task,), timeout=BLANK_S)
             if not task.done():

@@ -7,14 +7,14 @@ let everybody write.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
-from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, new_writer, settled, stored, taken
+from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, new_writer, stored, taken
 from hansa.gateways.s3.calls.permission import TAGGING, allow
-from hansa.gateways.s3.calls.writing import Draft, bare, drafted, new_version, publish, written_headers
+from hansa.gateways.s3.calls.writing import drafted, publish_whole, written_headers
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.request import KEY_BYTES_MAX, Body
 from hansa.gateways.s3.wire import checksums, documents, postpolicy, xml
@@ -24,7 +24,7 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.gateways.s3.wire.postform import PostForm
 from hansa.gateways.s3.wire.postpolicy import PostPolicy
 from hansa.gateways.s3.wire.uri import encode, encode_path, write_query
-from hansa.objectindex.records import Piece, Version
+from hansa.objectindex.records import Version
 
 _AS_HEADERS = (
     "content-type", "content-encoding", "content-disposition", "content-language", "cache-control", "expires",
@@ -49,14 +49,8 @@ async def post_object(call: Call) -> Answer:
     except S3Error:
         await call.gateway.content.drop([piece])
         raise
-    return _answer(call, form, await _published(call, draft, piece, digests, claimed.algorithm))
-
-
-async def _published(call: Call, draft: Draft, piece: Piece, digests: Digests, algorithm: str) -> Version:
-    kept = taken(call, draft.sealing, piece, digests, algorithm)
-    etag = f"{kept.piece.etag}-1" if draft.sealing.opaque else kept.piece.etag
-    new = new_version(call, replace(draft.facts, checksum=kept.checksum), (bare(kept.piece),), etag=etag)
-    return (await settled(call, kept.piece, publish(call, new, WriteConditions()))).version
+    kept = taken(call, draft.sealing, piece, digests, claimed.algorithm)
+    return _answer(call, form, await publish_whole(call, draft, kept, WriteConditions()))
 
 
 # -- the form -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Finding the version that a request means, and saying so in S3's words when there is none to be had.
+"""Finding the bucket, the version and the part that a request means, and saying so in S3's words when there is none.
 
 One read of the index, then the decision: a stranger is told `AccessDenied` for what is not there and for what is not
 theirs alike; only who may list the bucket learns that a key does not exist.
@@ -8,10 +8,39 @@ from __future__ import annotations
 
 from hansa.gateways.s3.calls.permission import allow, may, refusal
 from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version
 
 VERSION_ID_MAX = 1024
+PARTS_MAX = 10_000
+
+
+async def bucket_named(call: Call, name: str, *, waits: bool = True) -> BucketView | None:
+    """The bucket that the caller means by a name. `waits`: one that was made elsewhere just now is found too."""
+    directory = call.gateway.directory
+    region = call.signed.claim.scope.region if call.signed else ""
+    view = directory.bucket(name, region)
+    if view is None and waits:
+        await directory.caught_up()
+        view = directory.bucket(name, region)
+    return view
+
+
+def check_owner(view: BucketView, expected: str | None) -> None:
+    """A client may say whose bucket it means. Raises AccessDenied for another's."""
+    if expected is not None and expected not in (view.owner, view.project):
+        raise S3Error.of("AccessDenied", "The bucket belongs to another owner than the one expected.")
+
+
+def part_asked(call: Call) -> int | None:
+    """The part that the query names, if it names one. Raises InvalidArgument."""
+    text = call.field("partNumber")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or not 1 <= int(text) <= PARTS_MAX:
+        raise S3Error.argument("partNumber", text, f"must be 1 to {PARTS_MAX}")
+    return int(text)
 
 
 def version_id(call: Call) -> str:

@@ -14,6 +14,7 @@ from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
 from hansa.gateways.s3.calls.intake import Sealing, Taken, read_document, settled, take
 from hansa.gateways.s3.calls.listing import open_upload
+from hansa.gateways.s3.calls.lookup import PARTS_MAX, part_asked
 from hansa.gateways.s3.calls.permission import allow
 from hansa.gateways.s3.calls.writing import complete, drafted, lock_of, new_version, new_version_id, written_headers
 from hansa.gateways.s3.gateway import Call
@@ -25,7 +26,6 @@ from hansa.gateways.s3.wire.documents import CompletedPart
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Checksum, Facts, Lock, Part, Piece, Upload, Version
 
-PARTS_MAX = 10_000
 PAGE = 1000
 
 
@@ -75,10 +75,11 @@ async def upload_part(call: Call) -> Answer:
 
 
 def part_number(call: Call) -> int:
-    text = call.field("partNumber")
-    if text is None or not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
-        raise S3Error.argument("partNumber", text or "", f"must be 1 to {PARTS_MAX}")
-    return int(text[:6])
+    """The part that is sent. Raises InvalidArgument."""
+    number = part_asked(call)
+    if number is None:
+        raise S3Error.argument("partNumber", "", f"must be 1 to {PARTS_MAX}")
+    return number
 
 
 def part_sealing(call: Call, upload: Upload) -> Sealing:

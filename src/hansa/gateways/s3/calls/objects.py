@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from hansa.errors import HansaError
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
 from hansa.gateways.s3.calls.attached import bypasses, note_bypass
-from hansa.gateways.s3.calls.intake import read_document, settled, take
+from hansa.gateways.s3.calls.intake import read_document, take
 from hansa.gateways.s3.calls.lookup import version_id
 from hansa.gateways.s3.calls.permission import allow
-from hansa.gateways.s3.calls.writing import (
-    bare,
-    drafted,
-    new_version,
-    new_version_id,
-    publish,
-    replicated,
-    written_headers,
-)
+from hansa.gateways.s3.calls.writing import drafted, new_version_id, publish_whole, replicated, written_headers
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.refusals import translated
 from hansa.gateways.s3.rules import locks
@@ -37,11 +28,8 @@ async def put_object(call: Call) -> Answer:
     allow(call)
     conditions = WriteConditions.read(call.request.headers)
     draft = await drafted(call)
-    taken = await take(call, draft.sealing)
-    etag = f"{taken.piece.etag}-1" if draft.sealing.opaque else taken.piece.etag  # no MD5, and not to be taken for one
-    new = new_version(call, replace(draft.facts, checksum=taken.checksum), (bare(taken.piece),), etag=etag)
-    written = await settled(call, taken.piece, publish(call, new, conditions))
-    return empty(200, written_headers(call, written.version))
+    version = await publish_whole(call, draft, await take(call, draft.sealing), conditions)
+    return empty(200, written_headers(call, version))
 
 
 # -- deletion -----------------------------------------------------------------------------------

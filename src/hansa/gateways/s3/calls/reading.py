@@ -5,7 +5,7 @@ HEAD and GET are one: they differ in what is sent. Conditions come before ranges
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ import structlog
 from hansa.errors import NotFound
 from hansa.gateways.s3.answers import Answer
 from hansa.gateways.s3.calls.heads import checksum_headers, object_headers, overrides
-from hansa.gateways.s3.calls.lookup import seen
+from hansa.gateways.s3.calls.lookup import part_asked, seen
 from hansa.gateways.s3.calls.writing import expiration
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.rules import encryptionrules
@@ -24,14 +24,14 @@ from hansa.gateways.s3.wire.ranges import Span, read_range
 from hansa.objectindex.records import Facts, Version
 
 log = structlog.get_logger("hansa.s3")
-PARTS_MAX = 10_000
 
 
 async def get_object(call: Call) -> Answer:
     asked = overrides(call.request.fields, signed=call.signed is not None)
     version = await seen(call)
     facts, request = version.facts, call.request
-    part = _part(call, version)
+    number = part_asked(call)
+    part = _part(call, version, number) if number is not None else None
     key = encryptionrules.check_reader(facts.encryption, request.headers, secure=request.secure)
     answer = Answer(200)
     found = object_headers(version, call.bucket.versioning)
@@ -49,7 +49,7 @@ async def get_object(call: Call) -> Answer:
         if part is not None and facts.multipart:
             found["x-amz-mp-parts-count"] = str(facts.multipart)
     if request.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED":
-        found |= _checksums(call, facts, whole=answer.status == 200)
+        found |= _checksums(facts, number, whole=answer.status == 200)
     answer.extend(found | asked)
     answer.length = span.length
     if request.method == "GET" and span.length:
@@ -66,10 +66,11 @@ def _fill(answer: Answer, call: Call, version: Version, span: Span, key: bytes |
     if body is not None:
         answer.body = body
     else:
-        answer.stream = _kept(content.read(place, version, span.start, span.length, customer_key=key))
+        answer.stream = there(content.read(place, version, span.start, span.length, customer_key=key))
 
 
-async def _kept(stream: AsyncGenerator[bytes | memoryview, None]) -> AsyncIterator[bytes | memoryview]:
+async def there(stream: AsyncGenerator[bytes | memoryview, None]) -> AsyncGenerator[bytes | memoryview, None]:
+    """The stream; that its bytes are not there is not said as if the bucket were not."""
     async with aclosing(stream) as pieces:
         try:
             async for piece in pieces:
@@ -89,19 +90,14 @@ def _range(wish: str | None, size: int) -> Span | None:
     return read_range(wish, size) if wish is not None else None
 
 
-def _part(call: Call, version: Version) -> Span | None:
-    """The bytes of the part that is asked for, if one is. An object that was put whole has one part, the first.
+def _part(call: Call, version: Version, number: int) -> Span:
+    """The bytes of a part. An object that was put whole has one, the first.
 
-    Raises InvalidArgument, InvalidPart, InvalidRequest for a part and a range.
+    Raises InvalidPart, InvalidRequest for a part and a range.
     """
-    text = call.field("partNumber")
-    if text is None:
-        return None
     if "range" in call.request.headers:
         raise S3Error.of("InvalidRequest", "Range and partNumber cannot be asked for together.")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= PARTS_MAX:
-        raise S3Error.argument("partNumber", text, f"must be 1 to {PARTS_MAX}")
-    number, facts = int(text[:6]), version.facts
+    facts = version.facts
     if not facts.multipart and number == 1:
         return Span(0, version.size)
     at = 0
@@ -112,13 +108,13 @@ def _part(call: Call, version: Version) -> Span | None:
     raise S3Error.of("InvalidPart", f"The object has no part {number}.")
 
 
-def _checksums(call: Call, facts: Facts, *, whole: bool) -> dict[str, str]:
+def _checksums(facts: Facts, number: int | None, *, whole: bool) -> dict[str, str]:
     """That of the object with the whole of it, that of a part with a part; none with a range."""
-    checksum, number = facts.checksum, call.field("partNumber")
+    checksum = facts.checksum
     if checksum is None or (whole and number is None):
         return checksum_headers(checksum)
     if number is None:
         return {}
-    piece = next((piece for piece in facts.pieces if str(piece.number) == number), None)
+    piece = next((piece for piece in facts.pieces if piece.number == number), None)
     value = piece.checksum if piece is not None and facts.multipart else checksum.value
     return checksum_headers(replace(checksum, value=value))

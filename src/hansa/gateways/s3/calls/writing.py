@@ -13,7 +13,7 @@ from os import urandom
 
 from hansa.gateways.s3.calls.grants import new_object_acl
 from hansa.gateways.s3.calls.heads import checksum_headers, kept_headers, metadata, storage_class
-from hansa.gateways.s3.calls.intake import Sealing
+from hansa.gateways.s3.calls.intake import Sealing, Taken, settled
 from hansa.gateways.s3.calls.permission import TAGGING, allow
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.rules import encryptionrules, lifecycle, locks, replication
@@ -110,7 +110,7 @@ def new_version(call: Call, facts: Facts, pieces: Sequence[Piece], *, etag: str,
     )
 
 
-def bare(piece: Piece) -> Piece:
+def _bare(piece: Piece) -> Piece:
     """The only piece of an object: what the version says itself is not said again."""
     return replace(piece, etag="", checksum="")
 
@@ -122,6 +122,14 @@ async def publish(call: Call, new: NewVersion, conditions: WriteConditions) -> W
     return await call.gateway.index.publish(
         new, bucket.versioning, project=bucket.project, limits=call.limits, check=checked(conditions), events=events
     )
+
+
+async def publish_whole(call: Call, draft: Draft, taken: Taken, conditions: WriteConditions) -> Version:
+    """An object of one piece, which goes if the index refuses it. Raises what `publish` raises."""
+    piece = taken.piece
+    etag = f"{piece.etag}-1" if draft.sealing.opaque else piece.etag  # no MD5, and not to be taken for one
+    new = new_version(call, replace(draft.facts, checksum=taken.checksum), (_bare(piece),), etag=etag)
+    return (await settled(call, piece, publish(call, new, conditions))).version
 
 
 async def complete(call: Call, upload: Upload, new: NewVersion, conditions: WriteConditions) -> Written | None:
