@@ -188,6 +188,44 @@ async def test_a_refusal_stands_though_the_store_takes_no_record(
     assert (await viewer.call("DELETE", talk.at("disks/x"))).status_code == 403
 
 
+async def test_no_id_is_given_out_before_it_leads_somewhere(
+    talk: Talk, cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, viewer = await with_roles(cloud, talk, "computeViewer")
+    commit, meanwhile = type(cloud.store).commit, []
+
+    async def asked_twice(*writes: Any, **more: Any) -> int:
+        monkeypatch.setattr(type(cloud.store), "commit", commit)
+        meanwhile.append(await viewer.call("DELETE", talk.at("disks/x")))
+        raise Retry("the disk is full")
+
+    monkeypatch.setattr(type(cloud.store), "commit", asked_twice)
+    first = await viewer.call("DELETE", talk.at("disks/x"))
+    later = await viewer.call("DELETE", talk.at("disks/x"))
+    assert [a.status_code for a in (*meanwhile, first, later)] == [403, 403, 403]
+    assert ["details" in a.json() for a in (*meanwhile, first, later)] == [False, False, True]
+    shown = await viewer.read(f"/decisions/v1/{later.json()['details']['decision']}")
+    assert shown["verdict"] == "refused"
+
+
+async def test_a_refusal_stands_though_its_minute_is_over_before_the_store_says_no(
+    talk: Talk, cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, viewer = await with_roles(cloud, talk, "computeViewer")
+    later = []
+
+    async def slow(*writes: Any, **more: Any) -> int:
+        if not later:
+            later.append(Later(cloud.api.audit.clock, module.WINDOW_S))
+            monkeypatch.setattr(cloud.api.audit, "clock", later[0])
+            assert (await viewer.call("DELETE", talk.at("disks/y"))).status_code == 403
+        raise Retry("the disk is full")
+
+    monkeypatch.setattr(type(cloud.store), "commit", slow)
+    answer = await viewer.call("DELETE", talk.at("disks/x"))
+    assert later and answer.status_code == 403 and "details" not in answer.json()
+
+
 # -- reading ----------------------------------------------------------------------------------------
 
 

@@ -79,12 +79,13 @@ def _with(caller: Caller) -> Document:
 
 @dataclass(slots=True)
 class _Refusal:
-    """One that has its record, for as long as it is the same."""
+    """One that has its record, or is about to, for as long as it is the same."""
 
     at: float
     what: str
     id: str
     organization: str = ""  # whose audit it stands in, once that is known
+    kept: bool = False  # the store has it: its id leads somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Audit:
             await self._count(kept.organization if kept else self.home, f"refused {caller.ref}")
         else:
             kept = await self._recorded(caller, request, aim, what, error)
-        if kept is not None and aim.decided:
+        if kept is not None and kept.kept and aim.decided:
             error.details["decision"] = kept.id
 
     def _recent(self, who: str) -> deque[_Refusal]:
@@ -149,9 +150,11 @@ class Audit:
             append = Append(STREAM, fresh.id, fresh.organization, body)
             await self.store.commit(append, by=caller.ref, request=request)
         except Retry as failed:
-            mine.remove(fresh)
+            if fresh in mine:  # its minute may be over, the store took so long
+                mine.remove(fresh)
             log.warning("a refusal has no record", request=request, who=caller.ref, detail=failed.detail)
             return None
+        fresh.kept = True
         return fresh
 
     async def _body(self, caller: Caller, request: str, aim: _Aim, error: HansaError) -> Document:
