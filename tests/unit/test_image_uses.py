@@ -99,6 +99,15 @@ def test_the_latest_stays_and_what_was_superseded_a_moment_ago(store: ImageStore
     assert not list(store.cache.glob(".gone-*"))
 
 
+def test_what_a_killed_removal_left_goes_with_the_next_of_its_family(store: ImageStore) -> None:
+    left, other = (store.cache / f".gone-{name}-dd44" for name in ("tiny", "debian"))
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "disk.qcow2").touch()
+    remove(store, store.held()[0])
+    assert list(store.cache.glob(".gone-*")) == [other]
+
+
 def test_a_folder_that_cannot_be_asked_keeps_everything(store: ImageStore, tmp_path: Path) -> None:
     away = tmp_path / "away"
     enter(store, "one", away)

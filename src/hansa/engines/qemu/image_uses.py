@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hansa.engines.qemu.diskfolder import DiskFolder
 from hansa.engines.qemu.files import read_json, write_json
-from hansa.engines.qemu.images import Image, ImageStore
+from hansa.engines.qemu.images import GONE, Image, ImageStore
 from hansa.errors import InUse
 
 QUIET_S = 60.0  # after a newer image: a disk that was begun upon the older one is noted by then
@@ -96,8 +96,8 @@ def remove(store: ImageStore, image: Image) -> int:
         if why := why_kept(store, image, uses(store), time.time()):
             raise InUse(f"image {image.digest} ({image.family}) stays: {why}")
         size_bytes = image.stored_bytes
-        aside = store.cache / f".gone-{image.digest}"
-        shutil.rmtree(aside, ignore_errors=True)  # of a removal that was killed
+        store.clear(image.family)
+        aside = store.cache / f"{GONE}{image.family}-{image.digest}"
         image.folder.rename(aside)
         shutil.rmtree(aside)
     return size_bytes

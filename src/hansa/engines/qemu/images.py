@@ -36,6 +36,7 @@ from hansa.errors import HansaError, Refused
 RECIPES: dict[str, Recipe] = {"tiny": image_tiny.RECIPE, "debian": image_debian.RECIPE}
 FAMILIES = tuple(RECIPES)
 BUILD_LIMIT_S = 600.0
+MAKING, GONE = ".build-", ".gone-"  # begin the names of folders that are not images yet, or no longer
 
 _BACKOFF_S, _BACKOFF_MAX_S = 30.0, 600.0
 _START_LIMIT_S = 10.0  # until a builder that was started holds the lock
@@ -208,11 +209,16 @@ class ImageStore:
         with _locked(self._lock(family)):
             yield
 
+    def clear(self, family: str) -> None:
+        """Take away what a build or a removal left that was killed. For the one that holds the lock of `family`."""
+        for begin in (MAKING, GONE):
+            for leftover in self.cache.glob(f"{begin}{family}-*"):
+                shutil.rmtree(leftover)
+
     def _build(self, family: str, report: Report) -> Image:
-        for leftover in self.cache.glob(f".build-{family}-*"):
-            shutil.rmtree(leftover)
+        self.clear(family)
         deadline = Deadline(BUILD_LIMIT_S)
-        with tempfile.TemporaryDirectory(prefix=f".build-{family}-", dir=self.cache) as name:
+        with tempfile.TemporaryDirectory(prefix=f"{MAKING}{family}-", dir=self.cache) as name:
             aside, folder = Path(name) / "aside", Path(name) / "image"
             aside.mkdir()
             folder.mkdir()
