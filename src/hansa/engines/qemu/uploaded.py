@@ -75,7 +75,10 @@ def told_fault(told: Mapping[str, Any]) -> str:
 
 def read_told(output: bytes) -> Mapping[str, Any]:
     """What `qemu-img info --output=json` said. Raises ValueError."""
-    told = json.loads(output)
+    try:
+        told = json.loads(output)
+    except RecursionError as error:
+        raise ValueError("it is too deep") from error
     return told if isinstance(told, dict) else {}
 
 
