@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hansa.api.patch import check_labels, prune, read_spec, unknown_fields, without_nulls
-from hansa.api.view import at, put
+from hansa.api.view import HIDDEN, at, put
 from hansa.errors import FieldError, Forbidden, Hidden, ImmutableField, Invalid, NotFound, Unbuilt
 from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Organization, Project
@@ -121,7 +121,7 @@ def keep_secrets(kind: type[AnyResource], old: Document, new: Document) -> Docum
         if after == before:
             continue
         name = "spec." + ".".join(path)
-        if after is None or before is None or (after != "***" and digest(str(after)) != before):
+        if after is None or before is None or (after != HIDDEN and digest(str(after)) != before):
             raise ImmutableField(f"{name}: may not change after creation", fields=(FieldError(name, "is fixed"),))
         new = put(new, path, before)
     return new

@@ -1,4 +1,4 @@
-"""What the API adds to buckets and their keys: what a bucket holds, the access key of an account, who may bring keys."""
+"""What the API adds to what is stored: what buckets, projects and organisations hold, the access key of an account."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hansa.api.admission import Gate
 from hansa.api.resources import Asking, Besides
+from hansa.api.view import HIDDEN
 from hansa.errors import NotFound
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS, usage_document
@@ -24,8 +25,6 @@ from hansa.objectindex.records import Held
 from hansa.policy.verdict import Act
 from hansa.sealing import Sealer
 from hansa.store.port import Query, Store
-
-HIDDEN = "***"
 
 
 class Contents(Protocol):

@@ -12,9 +12,11 @@ from typing import Any
 from hansa.dates import rfc3339
 from hansa.kinds.resource import AnyResource, Document, Stored
 
+HIDDEN = "***"  # in the place of a secret that is not shown
+
 
 def view(kind: type[AnyResource], stored: Stored, *, secrets: Mapping[tuple[str, ...], str] | None = None) -> Document:
-    """The whole object. `secrets`: values by path for a caller who may read them; others see `***`."""
+    """The whole object. `secrets`: values by path for a caller who may read them; others see `HIDDEN`."""
     status = kind.say(stored, {k: v for k, v in stored.status.items() if k not in kind.hidden})
     return {
         "apiVersion": f"{kind.service}/{kind.version}",
@@ -72,7 +74,7 @@ def _never_stale(stored: Stored, status: Document) -> Document:
 def _with_secrets(kind: type[AnyResource], spec: Document, secrets: Mapping[tuple[str, ...], str] | None) -> Document:
     for path in kind.secrets:
         if at(spec, path) is not None:
-            spec = put(spec, path, (secrets or {}).get(path, "***"))
+            spec = put(spec, path, (secrets or {}).get(path, HIDDEN))
     return spec
 
 
