@@ -25,7 +25,7 @@ from hansa.api.keys import write_private
 from hansa.api.tokens import REFRESH_S, changed, digest_of, new_refresh_token, refresh_text
 from hansa.clock import Clock, Ids
 from hansa.control.accounts import credential_birth, revoke, service_account_birth
-from hansa.datafolder import ENVIRONMENT, read_environment
+from hansa.datafolder import ENVIRONMENT
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import Conflict, NotFound
 from hansa.kinds.iam import (
@@ -48,8 +48,6 @@ TOKEN = "env"  # noqa: S105 - the name of a token, not one
 LIFE_S = 365 * 86_400.0
 RENEW_S = 30 * 86_400.0
 _MARK = "hansa/env"  # system label of the credentials made here
-
-__all__ = ["Credentials", "ensure_cloud", "ensure_organization", "read_environment", "write_environment"]
 
 Born = Callable[[AnyResource], Awaitable[Birth]]
 Unseal = Callable[[str, str], Awaitable[bytes | None]]  # a secret of a uid, by its name
@@ -84,7 +82,7 @@ async def ensure_cloud(
 ) -> Credentials:
     """Owner, organisation, project, service account, its key of S3 and tokens, all there after it returns.
 
-    `kept` is `read_environment(data)` of the last start. Raises Conflict when the project is another's.
+    `kept` is `datafolder.read_environment` of the last start. Raises Conflict when the project is another's.
     """
     start = _Start(store, clock, ids)
     made = await start.cloud(project, region, project_born, kept)

@@ -17,13 +17,14 @@ from joserfc.jwk import RSAKey
 from hansa.api.caller import Callers, issuer_of
 from hansa.api.keys import SigningKeys
 from hansa.api.tokens import ASSERTION_TYPE, TokenService, revoked
-from hansa.bootstrap import Credentials, ensure_cloud, ensure_organization, read_environment, write_environment
+from hansa.bootstrap import Credentials, ensure_cloud, ensure_organization, write_environment
 from hansa.clock import SeededIds
 from hansa.config import Settings
 from hansa.control.accounts import revoke
 from hansa.control.outcome import born_ready
 from hansa.control.s3keys import revoke_key, s3_key_born
 from hansa.control.world import World
+from hansa.datafolder import read_environment
 from hansa.errors import Conflict
 from hansa.kinds.iam import RefreshToken, ServiceAccount, ServiceAccountCredential
 from hansa.kinds.resource import AnyResource, Key

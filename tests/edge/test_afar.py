@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import pytest
 
-from hansa.bootstrap import read_environment, write_environment
+from hansa.bootstrap import write_environment
 from hansa.clock import SystemClock, SystemIds
 from hansa.config import Settings
+from hansa.datafolder import read_environment
 from hansa.edge import authority
 from hansa.edge.front import Front, front_of
 from hansa.edge.server import make_server

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hansa.bootstrap import read_environment
+from hansa.datafolder import read_environment
 from hansa.sdk.client import Client
 
 from ..api.conftest import FLEET

@@ -15,7 +15,7 @@ from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
 from hansa.dates import parse_rfc3339, rfc3339
 from hansa.errors import AlreadyExists, Bug, Conflict, Invalid
-from hansa.kinds.resource import AnyResource, Document, Key, ref_of
+from hansa.kinds.resource import AnyResource, Document, Key
 from hansa.kinds.storage import BucketServiceAccount, BucketServiceAccountSecret, KeyedStatus, Pair, S3Key, sealed_name
 from hansa.store.port import NAMES, Birth, Claim, Create, Forget, LinkTo, Reserve, SetSecret, SetStatus, Write
 
@@ -180,11 +180,6 @@ class BucketServiceAccountSecrets:
 
     async def reconcile(self, it: AnyResource, world: World) -> Outcome:
         return Outcome(gone=it.deleting)
-
-
-def account_ref(it: S3Key | BucketServiceAccount) -> str:
-    """Who acts with a key: a service account, or the bucket service account itself."""
-    return it.spec.service_account_ref if isinstance(it, S3Key) else ref_of(BucketServiceAccount, it.key)
 
 
 def _keyed(it: AnyResource) -> KeyedStatus:
