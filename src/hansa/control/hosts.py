@@ -32,7 +32,7 @@ def group_scope(group_uid: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Asks each host's engine what it is, and every half minute sweeps what it holds against the store."""
+    """Asks each host's engine what it is and sweeps what it holds against the store, a real one's more often."""
 
     kind = Host
 

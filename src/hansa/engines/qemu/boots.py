@@ -1,7 +1,7 @@
 """When the guests of a host were last seen, by boot of the host.
 
-After a power cut this is all that says until when they ran. One empty file a boot, whose date is that moment; the engine
-is asked what it holds twice a minute.
+After a power cut this is all that says until when they ran. One empty file a boot, whose date is that moment: the engine
+is asked what it holds every ten seconds (`hansa.control.hosts`).
 """
 
 from __future__ import annotations
