@@ -22,6 +22,7 @@ from hansa.engines.ports import (
     HostNetwork,
     HostReport,
     HotDisk,
+    ImageFormat,
     Machine,
     MachineReport,
     MachineState,
@@ -34,6 +35,7 @@ from hansa.engines.ports import (
     Range,
     Rule,
     Seed,
+    Upload,
     Volume,
     VolumeReport,
     VolumeState,
@@ -222,6 +224,7 @@ MACHINE = Machine(
     "m", "web", 3, True, 2, 10**9, (PluggedDisk("d", True), PluggedDisk("e")), NIC,
     Seed("web", ("ssh-ed25519 A",), bytes(range(256))), None, "n", (HotDisk("f", "S"),),
 )  # fmt: skip
+UPLOAD = Upload("demo", "se-sto", "b", "images/é.vhdx", "v", ImageFormat.VHDX, 10**12)
 HOST = HostReport("h", False, True, 8, 10**12, 1, limits=("cpu",), features=frozenset({"a", "b"}), message="é\n\x00")
 
 
@@ -233,6 +236,7 @@ HOST = HostReport("h", False, True, 8, 10**12, 1, limits=("cpu",), features=froz
         ("compute", "log", ("m", 4096), bytes(range(256)) * 16),
         ("compute", "held", (), [Held("m", 3)]),
         ("volumes", "apply", (Volume("d", 1, 10**12, "tiny"),), VolumeReport("d", VolumeState.COPYING, progress=0.25)),
+        ("volumes", "apply", (Volume("d", 1, 0, upload=UPLOAD),), VolumeReport("d", VolumeState.TOO_SMALL, 5)),
         ("network", "host", (), NetworkHost("namespaces", False, "why", "pasta")),
         ("network", "apply", (NETWORK,), NetworkReport("n", 7, {"m": 3}, {"g": 2}, {"203.0.113.9": "m"}, {"m": 2222})),
         ("network", "observe", ("n",), None),
