@@ -1,5 +1,5 @@
 """Objects by S3, as `hansa up` serves it, beside nginx and a bare ASGI application over the same bytes, the digests and
-ciphers of one core, the disk, and another S3 server.
+ciphers of one core, the disk, and another S3 server. Of nginx and that other server there are figures where they are installed.
 
 All that goes in is signed, encrypted and durable; what comes out is signed for and decrypted. Rates are per processor
 second of the gateway's process (user and system), which a busy machine does not blur, and per second of the clock.
@@ -126,7 +126,7 @@ def _gateways(supervisor: int) -> tuple[int, ...]:
 @dataclass(frozen=True, slots=True)
 class _Bench:
     ours: _Ours
-    nginx: Peer
+    nginx: Peer | None
     bare: Peer
     files: Path
 
@@ -173,10 +173,10 @@ class _Bench:
         def plain(peer: Peer, client: int) -> Sequence[Sent]:
             return [plain_get(f"/{size}", peer.host, size)] * each
 
+        peers = {"bare_asgi": self.bare, "nginx": self.nginx}
         best = _best(
             ours=lambda: _load(self.ours.gateway, clients, presigned),
-            bare_asgi=lambda: _load(self.bare, clients, partial(plain, self.bare)),
-            nginx=lambda: _load(self.nginx, clients, partial(plain, self.nginx)),
+            **{name: partial(_load, peer, clients, partial(plain, peer)) for name, peer in peers.items() if peer},
         )
         if size <= 16 * KIB:
             aim: dict[str, Any] = {"aim_per_cpu_s": SMALL_GETS_AIM if clients > 1 else None}

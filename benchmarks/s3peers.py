@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -95,11 +96,15 @@ class Peer:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path) -> Iterator[Peer]:
-    """Serves the files of a folder."""
+def nginx(folder: Path) -> Iterator[Peer | None]:
+    """Serves the files of a folder, where it is installed."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        yield None
+        return
     port, settings = free_port(), folder / "nginx.conf"
     settings.write_text(NGINX.format(folder=folder, port=port))
-    master = subprocess.Popen(["nginx", "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(settings)])
+    master = subprocess.Popen([program, "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(settings)])
     try:
         _until_it_listens(port)
         workers = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
