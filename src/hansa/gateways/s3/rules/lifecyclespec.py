@@ -7,20 +7,17 @@ to S3, one day and that many newer versions kept.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from hansa.gateways.s3.rules.lifecycle import looks_inside
+from hansa.gateways.s3.rules.ruleids import identified
 from hansa.gateways.s3.rules.tagging import object_tags
 from hansa.gateways.s3.wire.bucketrules import Filter, LifecycleRule
 from hansa.gateways.s3.wire.dates import read_iso_date
 from hansa.gateways.s3.wire.errors import S3Error
 
-ID_MAX = 255
 RULES_MAX = 1000
 NEWER_MAX = 100
 DAYS_MAX = 2**31 - 1
@@ -37,23 +34,13 @@ def checked(rules: Sequence[LifecycleRule]) -> tuple[LifecycleRule, ...]:
     NotImplemented for a move to another storage class."""
     if len(rules) > RULES_MAX:
         raise S3Error.of("InvalidRequest", f"LifecycleConfiguration: takes at most {RULES_MAX} rules.")
-    named = tuple(rule if rule.id else replace(rule, id=_id(rule, number)) for number, rule in enumerate(rules))
-    twice = [id for id, count in Counter(rule.id for rule in named).items() if count > 1]
-    if twice:
-        raise S3Error.argument("ID", twice[0], "must be unique among the rules")
-    for rule in named:
+    found = identified(rules)
+    for rule in found:
         _check(rule)
-    return named
-
-
-def _id(rule: LifecycleRule, number: int) -> str:
-    """A name for a rule that has none: the same for the same rule at the same place."""
-    return "rule-" + hashlib.sha256(f"{number} {rule!r}".encode()).hexdigest()[:16]
+    return found
 
 
 def _check(rule: LifecycleRule) -> None:
-    if len(rule.id) > ID_MAX:
-        raise S3Error.argument("ID", rule.id, f"takes at most {ID_MAX} characters")
     for move in rule.transitions:
         if move.date is not None and move.date % DAY_S:
             raise S3Error.argument("Transition.Date", str(move.date), "must be midnight UTC")

@@ -6,15 +6,15 @@ project's written rules allow is asked when the rules are set and again for each
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.rules.bucketpolicy import BUCKET_ARN
 from hansa.gateways.s3.rules.lifecycle import passes
+from hansa.gateways.s3.rules.ruleids import check_unique, identified
 from hansa.gateways.s3.wire.bucketrules import Filter, Replication, ReplicationRule
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version, Versioning
@@ -23,7 +23,6 @@ from hansa.policy.decide import decide
 from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, Verdict
 
 RULES_MAX = 1000
-ID_MAX = 255
 _ARN = re.compile(r"arn:aws:s3:[a-z0-9-]*::[a-z0-9.-]{3,63}", re.ASCII)
 PENDING, COMPLETED, FAILED, REPLICA = "PENDING", "COMPLETED", "FAILED", "REPLICA"
 STATUS_HEADER = "x-amz-replication-status"
@@ -44,27 +43,14 @@ def checked(replication: Replication, source: BucketView, find: Find, rules: Rul
         raise S3Error.of("InvalidRequest", "Replication needs a bucket whose versioning is enabled.")
     if not 1 <= len(replication.rules) <= RULES_MAX:
         raise S3Error.of("MalformedXML", f"ReplicationConfiguration: takes 1 to {RULES_MAX} rules.")
-    named = tuple(r if r.id else replace(r, id=_id(r, n)) for n, r in enumerate(replication.rules))
-    _check_unique("ID", [rule.id for rule in named])
-    _check_unique("Priority", [str(rule.priority) for rule in named if rule.priority is not None])
-    for rule in named:
+    found = identified(replication.rules)
+    check_unique("Priority", [str(rule.priority) for rule in found if rule.priority is not None])
+    for rule in found:
         _check(rule, source, find, rules)
-    return replace(replication, rules=named)
-
-
-def _id(rule: ReplicationRule, number: int) -> str:
-    return "rule-" + hashlib.sha256(f"{number} {rule!r}".encode()).hexdigest()[:16]
-
-
-def _check_unique(name: str, values: Sequence[str]) -> None:
-    twice = next((value for value in values if values.count(value) > 1), None)
-    if twice is not None:
-        raise S3Error.argument(name, twice, "must be unique among the rules")
+    return replace(replication, rules=found)
 
 
 def _check(rule: ReplicationRule, source: BucketView, find: Find, rules: Rules) -> None:
-    if len(rule.id) > ID_MAX:
-        raise S3Error.argument("ID", rule.id, f"takes at most {ID_MAX} characters")
     if rule.priority is not None and rule.priority < 0:
         raise S3Error.argument("Priority", str(rule.priority), "must be 0 or more")
     if rule.storage_class not in ("", "STANDARD"):
