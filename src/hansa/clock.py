@@ -36,6 +36,11 @@ class SystemClock:
         return time.time()
 
 
+def passed() -> float:
+    """Seconds since this machine started, those that it slept included: time that nobody can set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class SystemIds:
     def __init__(self) -> None:
         self._random = random.SystemRandom()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from hansa.clock import Clock, Ids
+from hansa.clock import Clock, Ids, passed
 from hansa.config import Settings
 from hansa.engines.blobs.port import BlobEngine
 from hansa.errors import Invalid
@@ -27,7 +27,7 @@ async def open_index(settings: Settings, clock: Clock) -> ObjectIndex:
     folder = settings.data / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     where = settings.store_at if is_postgres(settings.store_at) else str(folder / INDEX)
-    return await _open(where, clock=clock)
+    return await _open(where, clock=clock, passed=passed)
 
 
 async def open_blobs(settings: Settings) -> BlobEngine:

@@ -30,6 +30,7 @@ from hansa.objectindex.records import (
     Version,
     Versioning,
 )
+from hansa.objectindex.steady import STEP_S
 
 from ..postgres import server
 
@@ -587,6 +588,22 @@ async def test_notes_and_the_clocks_floor_outlive_the_process(database: str, clo
     try:
         assert await index.note("walk") == "b" and await index.floor(50.0) == 100.0
         assert await index.floor(1.8e9 + 0.123456) == 1.8e9 + 0.123456
+    finally:
+        await index.close()
+
+
+async def test_no_jump_of_the_clock_ends_locks(database: str, clock: Hand) -> None:
+    seconds, day_s = 5.0, 86_400.0
+    index = await open_index(database, clock=clock, passed=lambda: seconds)
+    try:
+        began = clock.at
+        assert await index.floor(began + STEP_S) == began + STEP_S, "a clock that was put right"
+        seconds += day_s
+        assert await index.floor(began + 400 * day_s) == began + day_s, "a jump: what passed counts"
+        seconds += day_s
+        assert await index.floor(began + 402 * day_s) == began + 2 * day_s, "time goes on meanwhile"
+        assert await index.floor(began + 2 * day_s + 1) == began + 2 * day_s + 1, "and the jump left nothing behind"
+        assert await index.floor(began) == began + 2 * day_s + 1
     finally:
         await index.close()
 

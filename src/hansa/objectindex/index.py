@@ -36,6 +36,7 @@ from hansa.objectindex.records import (
     Versioning,
     Written,
 )
+from hansa.objectindex.steady import Steady
 from hansa.objectindex.steps import Asked, Nearly
 from hansa.objectindex.transaction import Transaction, bucket_owner, project_owner
 from hansa.store.locks import number
@@ -68,8 +69,9 @@ class Driver(Protocol):
 class SqlObjectIndex:
     """`ObjectIndex`. See `open.py`."""
 
-    def __init__(self, driver: Driver, clock: Clock) -> None:
-        self._driver, self._clock = driver, clock
+    def __init__(self, driver: Driver, clock: Clock, steady: Steady | None = None) -> None:
+        """`steady`: how far the clock is believed; None for one that jumps by right, as in tests."""
+        self._driver, self._clock, self._steady = driver, clock, steady
         self._reader = Reader(self._read)
         self._new_ref = _Refs()
 
@@ -311,6 +313,7 @@ class SqlObjectIndex:
         return str(rows[0][0]) if rows else ""
 
     async def floor(self, now: float) -> float:
+        now = now if self._steady is None else self._steady.believed(now)
         rows = await self._read(sql.NOTE, name=_FLOOR)
         if rows and float(rows[0][0]) >= now:
             return float(rows[0][0])

@@ -169,7 +169,8 @@ class ObjectIndex(Protocol):
         ...
 
     async def floor(self, now: float) -> float:
-        """The latest time that this index has ever been told, `now` included: locks do not expire before it says so."""
+        """The latest time that this index was ever told and believed: locks do not expire before it says so. It believes
+        `now`, unless that is further ahead than time can have passed."""
         ...
 
     async def close(self) -> None: ...

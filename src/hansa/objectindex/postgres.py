@@ -25,6 +25,7 @@ from hansa.objectindex.index import Names, SqlObjectIndex
 from hansa.objectindex.migrate import migrate_postgresql
 from hansa.objectindex.order import Row
 from hansa.objectindex.records import NULL, Held
+from hansa.objectindex.steady import Steady
 from hansa.objectindex.transaction import Counts, Looked, Make, Project, Transaction, bucket_owner, project_owner
 from hansa.store.locks import number
 from hansa.store.postgres import ACQUIRE_S, CONNECT_S, SETTINGS, STATEMENT_S, WRITE_S, connect, shown
@@ -40,11 +41,11 @@ _OWN_SHAPE: Final = {
 }
 
 
-async def open_postgres(url: str, clock: Clock) -> SqlObjectIndex:
+async def open_postgres(url: str, clock: Clock, steady: Steady | None = None) -> SqlObjectIndex:
     """Connects and brings the schema up to date. Raises NewerDatabase, Retry."""
     driver = PostgresDriver(url)
     await driver.start()
-    return SqlObjectIndex(driver, clock)
+    return SqlObjectIndex(driver, clock, steady)
 
 
 class PostgresDriver:
