@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hansa.errors import HansaError
-from hansa.objectindex.records import Piece
 
 SEGMENT: Final = 256 * 1024  # plain bytes
 TAG: Final = 16
@@ -206,8 +205,3 @@ def unwrap(sealed: SealedKey, master: bytes, place: Place) -> bytes:
 def _wrapping(master: bytes, id: bytes) -> AESGCM:
     """A key for this piece's wraps alone, so that no number of objects wears the master key's nonces out."""
     return AESGCM(hmac.digest(master, b"hansa s3 wrap 1" + id, "sha256"))
-
-
-def crc_of(pieces: Sequence[Piece]) -> list[tuple[str, int]]:
-    """Of each piece in a blob: the blob's id and the CRC-32C that its bytes must have."""
-    return [(piece.blob, SealedKey.read(piece.sealed_key).crc) for piece in pieces if piece.blob]
