@@ -85,7 +85,7 @@ class _Refusal:
     what: str
     id: str
     organization: str = ""  # whose audit it stands in, once that is known
-    kept: bool = False  # the store has it: its id leads somewhere
+    written: bool = False  # the store has it: its id leads somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Audit:
             await self._count(kept.organization if kept else self.home, f"refused {caller.ref}")
         else:
             kept = await self._recorded(caller, request, aim, what, error)
-        if kept is not None and kept.kept and aim.decided:
+        if kept is not None and kept.written and aim.decided:
             error.details["decision"] = kept.id
 
     def _recent(self, who: str) -> deque[_Refusal]:
@@ -154,7 +154,7 @@ class Audit:
                 mine.remove(fresh)
             log.warning("a refusal has no record", request=request, who=caller.ref, detail=failed.detail)
             return None
-        fresh.kept = True
+        fresh.written = True
         return fresh
 
     async def _body(self, caller: Caller, request: str, aim: _Aim, error: HansaError) -> Document:
