@@ -28,5 +28,6 @@ class Pace:
                 {"retry-after": "1"}
             )
         self._left[project] = (left - 1.0, at)
+        self._left.move_to_end(project)  # forgotten is who has not asked for longest
         if len(self._left) > PROJECTS_MAX:
             self._left.popitem(last=False)
