@@ -18,9 +18,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 @dataclass(slots=True)
 class Answer:
     """`body` bytes are sent whole; where there is a stream they are its first. With those it must have as many bytes as
-    `length` says; None: it is sent in chunks.
-
-    `sent` counts the bytes of a stream that left.
+    `length` says; None: it is sent in chunks. `close`: the connection ends with it.
     """
 
     status: int = 200
@@ -28,7 +26,6 @@ class Answer:
     body: bytes | memoryview = b""
     stream: AsyncIterator[bytes | memoryview] | None = None
     length: int | None = None
-    sent: int = 0
     close: bool = False
 
     def add(self, name: str, value: str) -> Answer:

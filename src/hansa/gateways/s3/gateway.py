@@ -21,8 +21,6 @@ from hansa.gateways.s3.wire.operations import Operation
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Limits
 
-DOCUMENT_BYTES_MAX = 1 << 20  # of a configuration in a body
-
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
@@ -104,10 +102,6 @@ class Call:
     def field(self, name: str) -> str | None:
         """A field of the query; None: not there."""
         return self.request.fields.get(name)
-
-    async def document(self, most: int = DOCUMENT_BYTES_MAX) -> bytes:
-        """The whole body of a configuration."""
-        return await self.request.body.whole(most)
 
 
 Serve = Callable[[Call], Awaitable[Answer]]

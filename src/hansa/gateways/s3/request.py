@@ -57,21 +57,6 @@ class Body:
                 return data
         return b""
 
-    async def whole(self, most: int) -> bytes:
-        """All of a small body. Raises MaxMessageLengthExceeded over `most` bytes."""
-        if self.length is not None and self.length > most:
-            raise too_long(most)
-        first = await self.next()
-        if self.ended:
-            return first if len(first) <= most else _refused(most)
-        pieces, size = [first], len(first)
-        while piece := await self.next():
-            size += len(piece)
-            if size > most:
-                raise too_long(most)
-            pieces.append(piece)
-        return b"".join(pieces)
-
     async def spent(self, *, waits: bool) -> bool:
         """Reads away a short rest, so that the connection may carry another request. False: close it.
 
@@ -89,14 +74,6 @@ class Body:
         except (TimeoutError, S3Error, ClientGone):
             return False
         return self.ended
-
-
-def too_long(most: int) -> S3Error:
-    return S3Error.of("MaxMessageLengthExceeded", f"The body may have {most} bytes here.", MaxMessageLengthBytes=most)
-
-
-def _refused(most: int) -> bytes:
-    raise too_long(most)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hansa.errors import HansaError, Retry
-from hansa.gateways.s3.gateway import DOCUMENT_BYTES_MAX, Call
+from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.sealing.content import ContentWriter
 from hansa.gateways.s3.wire.canonical import UNSIGNED
 from hansa.gateways.s3.wire.checksums import Claimed, Digests, read_claimed
@@ -22,6 +22,7 @@ from hansa.gateways.s3.wire.streaming import ChunkedBody, Seed, decoded_length
 from hansa.objectindex.records import Checksum, Encryption, Piece
 
 OBJECT_BYTES_MAX = 5 << 30  # of one PUT
+DOCUMENT_BYTES_MAX = 1 << 20  # of a configuration in a body
 T = TypeVar("T")
 
 
