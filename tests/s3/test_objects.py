@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import secrets
@@ -178,8 +179,10 @@ def test_pages_of_a_listing_leave_nothing_out(s3: Any, bucket: str) -> None:
     assert s3.list_objects_v2(Bucket=bucket, MaxKeys=0)["KeyCount"] == 0
 
 
-def test_a_token_that_no_listing_gave_is_refused(s3: Any, bucket: str) -> None:
-    for token in ("rubbish", "ü", "AAAAAAAAAAAA"):
+def test_a_token_that_no_listing_gave_is_refused(closed: Running, s3: Any, bucket: str) -> None:
+    uid = closed.directory.buckets[bucket].uid
+    no_text = base64.urlsafe_b64encode(hashlib.sha256(f"{uid}\0".encode() + b"\xff").digest()[:6] + b"\xff").decode()
+    for token in ("rubbish", "ü", "AAAAAAAAAAAA", no_text):
         with pytest.raises(ClientError) as caught:
             s3.list_objects_v2(Bucket=bucket, ContinuationToken=token)
         assert code(caught) == (400, "InvalidArgument")

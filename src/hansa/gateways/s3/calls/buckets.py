@@ -115,19 +115,19 @@ async def get_location(call: Call) -> Answer:
 
 
 async def list_buckets(call: Call) -> Answer:
-    """Those of the caller's project that they may see, by name."""
+    """Those of the caller's project that they may see, by name and region."""
     identity = call.who
     limit = read_limit(call, "max-buckets", BUCKETS_MAX)
     prefix, region = call.field("prefix") or "", call.field("bucket-region") or ""
     token = call.field("continuation-token")
-    after = read_token(token, identity.project) if token else ""
+    after = tuple(read_token(token, identity.project).split("/")) if token else ()
     found = [
         bucket
         for bucket in may_see(call, call.gateway.directory.buckets_of(identity.project))
-        if bucket.name.startswith(prefix) and bucket.name > after and region in ("", bucket.region)
+        if bucket.name.startswith(prefix) and (bucket.name, bucket.region) > after and region in ("", bucket.region)
     ]
     page, more = found[:limit], len(found) > limit
-    following = write_token(page[-1].name, identity.project) if more and page else ""
+    following = write_token(f"{page[-1].name}/{page[-1].region}", identity.project) if more and page else ""
     return xml_answer(
         xml.document(
             "ListAllMyBucketsResult",

@@ -7,13 +7,13 @@ kept from making one up, so it is no secret; rubbish is told from a token that h
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
 from hansa.gateways.s3.answers import Answer
 from hansa.gateways.s3.answers import xml as xml_answer
+from hansa.gateways.s3.calls.heads import STANDARD
 from hansa.gateways.s3.calls.permission import allow
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.wire import xml
@@ -25,7 +25,6 @@ from hansa.objectindex.records import Facts, Listing, Part, Upload, Version
 PAGE_MAX = 1000
 TOKEN_LENGTH_MAX = 2048
 CHECK_BYTES = 6
-STANDARD = "STANDARD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,10 +333,10 @@ def read_token(token: str, uid: str) -> str:
     if len(token) <= TOKEN_LENGTH_MAX and token.isascii():
         try:
             raw = base64.urlsafe_b64decode(token)
-        except (binascii.Error, ValueError):
-            raw = b""
-        if len(raw) > CHECK_BYTES and _check(raw[CHECK_BYTES:], uid) == raw[:CHECK_BYTES]:
-            return raw[CHECK_BYTES:].decode()
+            if len(raw) > CHECK_BYTES and _check(raw[CHECK_BYTES:], uid) == raw[:CHECK_BYTES]:
+                return raw[CHECK_BYTES:].decode()
+        except ValueError:  # neither base64 nor text: refused below
+            pass
     raise S3Error.argument("continuation-token", token, "is none that a listing of this bucket gave")
 
 
