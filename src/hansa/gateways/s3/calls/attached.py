@@ -20,7 +20,7 @@ from hansa.gateways.s3.calls.lookup import absent, present, seen, version_id
 from hansa.gateways.s3.calls.permission import allow, may
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.rules import acl, locks, publicaccess
-from hansa.gateways.s3.rules.tagging import Tags, object_tags
+from hansa.gateways.s3.rules.tagging import object_tags
 from hansa.gateways.s3.wire import documents
 from hansa.gateways.s3.wire.dates import iso_date
 from hansa.gateways.s3.wire.errors import S3Error
@@ -31,9 +31,12 @@ BYPASS = "x-amz-bypass-governance-retention"
 
 
 async def amended(call: Call, change: Callable[[Version], Facts]) -> Version:
-    """The version with its new facts. Raises NoSuchKey when it went meanwhile, and what `change` raises."""
+    """The version with its new facts. Raises NoSuchKey when it went meanwhile, and what `change` raises: it is asked of
+    an object only, never of a marker that was laid meanwhile."""
     id = version_id(call)
-    version = await call.gateway.index.amend(call.bucket.uid, call.key, id, change)
+    version = await call.gateway.index.amend(
+        call.bucket.uid, call.key, id, lambda found: change(present(call, found, id))
+    )
     if version is None:
         raise absent(call, id)
     return version
@@ -61,20 +64,12 @@ async def put_tagging(call: Call) -> Answer:
         raise
     allow(call, version=version, tags=tags)
     present(call, version, version_id(call))
-    return _about(call, await amended(call, _tagged(call, tags)))
+    return _about(call, await amended(call, lambda found: replace(found.facts, tags=tags)))
 
 
 async def delete_tagging(call: Call) -> Answer:
     await seen(call)
-    return _about(call, await amended(call, _tagged(call, ())), 204)
-
-
-def _tagged(call: Call, tags: Tags) -> Callable[[Version], Facts]:
-    def change(version: Version) -> Facts:
-        present(call, version, version_id(call))
-        return replace(version.facts, tags=tags)
-
-    return change
+    return _about(call, await amended(call, lambda found: replace(found.facts, tags=())), 204)
 
 
 async def _named(call: Call) -> Version | None:
@@ -99,7 +94,6 @@ async def put_retention(call: Call) -> Answer:
     bypass = bypasses(call)
 
     def change(version: Version) -> Facts:
-        present(call, version, version_id(call))
         return replace(version.facts, lock=locks.with_retention(version.facts.lock, new, bypass=bypass, now=now))
 
     version = await amended(call, change)
@@ -118,11 +112,10 @@ async def put_legal_hold(call: Call) -> Answer:
     await _lockable(call)
     on = documents.read_legal_hold(await read_document(call, proven=True))
 
-    def change(version: Version) -> Facts:
-        present(call, version, version_id(call))
+    def held(version: Version) -> Facts:
         return replace(version.facts, lock=replace(version.facts.lock, hold=on))
 
-    return _about(call, await amended(call, change))
+    return _about(call, await amended(call, held))
 
 
 async def _lockable(call: Call) -> Version:
@@ -150,7 +143,7 @@ def note_bypass(call: Call, version: Version) -> None:
 
 async def get_acl(call: Call) -> Answer:
     version = await seen(call)
-    answer = xml_answer(write_acl(object_acl(call, version)))
+    answer = xml_answer(write_acl(object_acl(call.known.access, version)))
     return answer.extend(version_header(version, call.bucket.versioning))
 
 
@@ -164,7 +157,7 @@ async def put_acl(call: Call) -> Answer:
         if body:
             raise S3Error.of("AccessControlListNotSupported")
         return _about(call, version)
-    old = object_acl(call, version)
+    old = object_acl(known.access, version)
     if acl.carries_acl(headers) or not body:
         owner = acl.Person(call.bucket.owner, call.bucket.owner_name)
         new = acl.acl_of_new(headers, old.owner, people(call.gateway), bucket_owner=owner)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from hansa.gateways.s3.gateway import Call, Gateway
 from hansa.gateways.s3.rules import acl, publicaccess
-from hansa.gateways.s3.rules.access import is_home
+from hansa.gateways.s3.rules.access import BucketRules, is_home
 from hansa.gateways.s3.rules.acl import Acl, Grantee, Ownership, People, Person
 from hansa.gateways.s3.wire import configurations
 from hansa.objectindex.records import AclGrant, Version
@@ -25,12 +25,13 @@ def people(gateway: Gateway) -> People:
     return People(named=directory.user, at=at)
 
 
-def object_acl(call: Call, version: Version) -> Acl:
-    """Where ACLs do not count, the bucket's owner has it all; elsewhere an object without grants is its owner's."""
-    access, facts = call.known.access, version.facts
-    if access.ownership is Ownership.ENFORCED or not facts.owner:
-        return acl.private(access.acl.owner)
-    owner = Person(facts.owner, facts.owner_name)
+def object_acl(rules: BucketRules, version: Version) -> Acl:
+    """What is shown of an object and judged by. Where ACLs do not count, the bucket's owner has it all; elsewhere an
+    object without grants is its owner's."""
+    bucket_owner, facts = rules.acl.owner, version.facts
+    if rules.ownership is Ownership.ENFORCED:
+        return acl.private(bucket_owner)
+    owner = Person(facts.owner, facts.owner_name) if facts.owner else bucket_owner
     return Acl(owner, facts.acl) if facts.acl else acl.private(owner)
 
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import structlog
 
+from hansa.gateways.s3.calls.grants import object_acl
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.rules import replication, tagging
 from hansa.gateways.s3.rules.access import Allowed, Ask, Denied, decide_s3
-from hansa.gateways.s3.rules.acl import Acl, Ownership, Person, private
+from hansa.gateways.s3.rules.acl import Ownership
 from hansa.gateways.s3.rules.policyconditions import Context
 from hansa.gateways.s3.rules.requestcontext import Sent, context_of, with_tags
 from hansa.gateways.s3.rules.tagging import Tags
@@ -79,18 +80,12 @@ def leave_to_api(call: Call) -> None:
 
 def _question(call: Call, version: Version | None, action: str, key: str, tags: Tags) -> Ask:
     rules = call.known.access
-    object_acl = None
+    grants = None
     if version is not None and rules.ownership is not Ownership.ENFORCED:
-        object_acl = _acl_of(version, rules.acl.owner)
+        grants = object_acl(rules, version)
     context = _context(call, version, tags) if rules.policy is not None else _NONE
     territories = call.gateway.directory.rules_of(call.bucket.project)
-    return Ask(action, rules, call.identity, key, context, object_acl, territories)
-
-
-def _acl_of(version: Version, bucket_owner: Person) -> Acl:
-    facts = version.facts
-    owner = Person(facts.owner, facts.owner_name) if facts.owner else bucket_owner
-    return Acl(owner, facts.acl) if facts.acl else private(owner)
+    return Ask(action, rules, call.identity, key, context, grants, territories)
 
 
 def _context(call: Call, version: Version | None, tags: Tags) -> Context:
