@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,19 @@ def test_names_of_buckets(closed: Running, s3: Any, bucket: str) -> None:
     assert code(caught) == (403, "AccessDenied")
 
 
+def test_pages_of_buckets_leave_out_none_of_one_name(closed: Running, s3: Any, bucket: str) -> None:
+    """A name is of one region: another may have it too."""
+    there = closed.directory.buckets
+    s3.create_bucket(Bucket=f"{bucket}2")
+    there[f"{bucket}/"] = replace(there[bucket], uid="elsewhere", region="zz-far")
+    try:
+        pages = s3.get_paginator("list_buckets").paginate(Prefix=bucket, PaginationConfig={"PageSize": 1})
+        found = [(one["Name"], one["BucketRegion"]) for page in pages for one in page["Buckets"]]
+    finally:
+        del there[f"{bucket}/"]
+    assert sorted(found) == [(bucket, "se-sto"), (bucket, "zz-far"), (f"{bucket}2", "se-sto")]
+
+
 def _validator(client: Any) -> Any:
     from botocore.handlers import validate_bucket_name
 
@@ -230,7 +244,9 @@ def test_browsers_are_told_what_the_rules_allow(closed: Running, s3: Any, bucket
     assert caught.value.headers["access-control-expose-headers"] == "ETag"
 
 
-def test_replication_needs_versions_and_a_bucket_of_ones_own(s3: Any, versioned: str) -> None:
+def test_replication_needs_versions_and_a_bucket_of_ones_own(
+    closed: Running, s3: Any, versioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = f"{versioned}-copy"
     rule = {
         "ID": "all", "Status": "Enabled", "Priority": 1, "Filter": {"Prefix": ""},
@@ -246,6 +262,13 @@ def test_replication_needs_versions_and_a_bucket_of_ones_own(s3: Any, versioned:
     assert s3.get_bucket_replication(Bucket=versioned)["ReplicationConfiguration"] == given
     s3.put_object(Bucket=versioned, Key="k", Body=b"x")
     assert s3.head_object(Bucket=versioned, Key="k")["ReplicationStatus"] == "PENDING"
+    view = closed.directory.buckets.pop(target)
+
+    async def caught_up() -> None:
+        closed.directory.buckets[target] = view
+
+    monkeypatch.setattr(closed.directory, "caught_up", caught_up)  # another process made it just now
+    s3.put_bucket_replication(Bucket=versioned, ReplicationConfiguration=given)
 
 
 def test_a_rule_tells_when_an_object_expires(s3: Any, bucket: str) -> None:

@@ -15,7 +15,7 @@ from hansa.gateways.s3.calls.grants import body_acl, people, write_acl
 from hansa.gateways.s3.calls.intake import read_document
 from hansa.gateways.s3.calls.known import default_block, policy_text
 from hansa.gateways.s3.calls.permission import allow
-from hansa.gateways.s3.gateway import Call
+from hansa.gateways.s3.gateway import Call, Serve
 from hansa.gateways.s3.rules import (
     acl,
     bucketpolicy,
@@ -37,6 +37,14 @@ _JSON = (b"content-type", b"application/json")
 async def _patched(call: Call, merge: Mapping[str, Any], status: int = 200) -> Answer:
     call.view = await call.gateway.upstream.patch_bucket(call.who, call.bucket, merge, lent=call.lent)
     return empty(status)
+
+
+def _taking_away(merge: Mapping[str, Any]) -> Serve:
+    async def delete(call: Call) -> Answer:
+        allow(call)
+        return await _patched(call, merge, 204)
+
+    return delete
 
 
 # -- versioning and locks -----------------------------------------------------------------------
@@ -95,9 +103,7 @@ async def put_lifecycle(call: Call) -> Answer:
     return await _patched(call, {"lifecyclePolicy": lifecyclespec.policy_of(lifecyclespec.checked(rules))})
 
 
-async def delete_lifecycle(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"lifecyclePolicy": None}, 204)
+delete_lifecycle = _taking_away({"lifecyclePolicy": None})
 
 
 async def get_replication(call: Call) -> Answer:
@@ -112,13 +118,12 @@ async def put_replication(call: Call) -> Answer:
     allow(call)
     asked = bucketrules.read_replication(await read_document(call))
     directory, bucket = call.gateway.directory, call.bucket
+    await directory.caught_up()  # a bucket to copy to that was made elsewhere just now counts
     found = replication.checked(asked, bucket, directory.bucket, directory.rules_of(bucket.project))
     return await _patched(call, {"replication": replication.document_of(found)})
 
 
-async def delete_replication(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"replication": None}, 204)
+delete_replication = _taking_away({"replication": None})
 
 
 # -- policy and the public ----------------------------------------------------------------------
@@ -140,9 +145,7 @@ async def put_policy(call: Call) -> Answer:
     return await _patched(call, {"policy": body.decode()}, 204)
 
 
-async def delete_policy(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"policy": None}, 204)
+delete_policy = _taking_away({"policy": None})
 
 
 async def get_policy_status(call: Call) -> Answer:
@@ -156,11 +159,9 @@ async def get_policy_status(call: Call) -> Answer:
 
 async def get_public_access_block(call: Call) -> Answer:
     allow(call)
-    default = default_block(call.bucket)
-    document = call.bucket.spec.get("publicAccessBlock")
-    if not publicaccess.is_configured(document, default):
+    if not publicaccess.is_configured(call.bucket.spec.get("publicAccessBlock"), default_block(call.bucket)):
         raise S3Error.of("NoSuchPublicAccessBlockConfiguration", BucketName=call.bucket.name)
-    found = publicaccess.block_from(document, default)
+    found = call.known.access.block
     return xml_answer(
         configurations.write_public_access_block(
             configurations.PublicAccessBlock(
@@ -179,9 +180,7 @@ async def put_public_access_block(call: Call) -> Answer:
     return await _patched(call, {"publicAccessBlock": publicaccess.document_of(block)})
 
 
-async def delete_public_access_block(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"publicAccessBlock": publicaccess.removal()}, 204)
+delete_public_access_block = _taking_away({"publicAccessBlock": publicaccess.removal()})
 
 
 # -- ownership and grants -----------------------------------------------------------------------
@@ -202,9 +201,7 @@ async def put_ownership(call: Call) -> Answer:
     return await _patched(call, {"objectOwnership": asked.value})
 
 
-async def delete_ownership(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"objectOwnership": None}, 204)
+delete_ownership = _taking_away({"objectOwnership": None})
 
 
 async def get_acl(call: Call) -> Answer:
@@ -247,9 +244,7 @@ async def put_cors(call: Call) -> Answer:
     return await _patched(call, {"cors": cors.document_of(rules)})
 
 
-async def delete_cors(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"cors": None}, 204)
+delete_cors = _taking_away({"cors": None})
 
 
 async def get_encryption(call: Call) -> Answer:
@@ -267,9 +262,7 @@ async def put_encryption(call: Call) -> Answer:
     return await _patched(call, {"encryption": {"key": None, **encryptionrules.document_of(rule)}})
 
 
-async def delete_encryption(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"encryption": None}, 204)
+delete_encryption = _taking_away({"encryption": None})
 
 
 async def get_tagging(call: Call) -> Answer:
@@ -287,9 +280,7 @@ async def put_tagging(call: Call) -> Answer:
     return await _patched(call, {"tags": written}, 204)
 
 
-async def delete_tagging(call: Call) -> Answer:
-    allow(call)
-    return await _patched(call, {"tags": None}, 204)
+delete_tagging = _taking_away({"tags": None})
 
 
 # -- what is not offered: its read side ---------------------------------------------------------
