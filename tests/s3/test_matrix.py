@@ -19,8 +19,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from hansa.gateways.s3.app import MAY_LACK, UNSIGNED
+from hansa.gateways.s3.calls.table import SERVE
 from hansa.gateways.s3.gateway import GatewaySettings
 from hansa.gateways.s3.ports import S3Identity
+from hansa.gateways.s3.usage import HOLDING
 from hansa.gateways.s3.wire.operations import TABLE, Operation
 from hansa.policy.access import ROLES
 from hansa.policy.verdict import Caller, Grant
@@ -166,6 +169,12 @@ def test_the_golden_matrix_is_not_blind() -> None:
         assert operation.startswith(("Get", "Head", "List")) or "storageObjectViewer" not in let_in, operation
     assert "bound" in table["PutObject"] and "bound" not in table["PutBucketPolicy"] | table["DeleteBucket"]
     assert not {"computeOperator", "cicdInfrastructureManager"} & table["GetObject"]
+
+
+def test_every_operation_that_is_offered_is_served_and_no_other() -> None:
+    offered = {operation.name for operation in TABLE.values() if operation.supported}
+    assert set(SERVE) == offered
+    assert HOLDING | UNSIGNED | MAY_LACK | NOBODYS <= offered, "a list by name names what there is"
 
 
 def test_who_may_not_list_cannot_tell_what_is_there(gate: Running) -> None:

@@ -1,4 +1,4 @@
-"""Which function serves which operation. Every supported operation of `operations` stands here, and nothing else."""
+"""Which function serves which operation. Every supported operation of `wire.operations` stands here, and nothing else."""
 
 from __future__ import annotations
 
