@@ -114,7 +114,10 @@ def api_place(settings: Settings) -> ApiPlace:
 def token_of(
     identity: S3Identity, holder: str, issuer: str, keys: SigningKeys, ids: Ids, now: float, lent: str = ""
 ) -> str:
-    """`holder`: the uid of the key's object. `lent`: a bucket that its own policy or ACL lets them change. Lets the API hear a call in the name of who holds a key: it looks again whether the key counts."""
+    """Lets the API hear a call in the name of who holds a key; it looks again whether the key counts.
+
+    `holder`: the uid of the key's object. `lent`: the bucket that its own policy or ACL lets them change.
+    """
     return keys.sign({
         "iss": issuer, "aud": AUDIENCE, "sub": identity.access_key, "iat": int(now), "exp": int(now + TOKEN_S),
         "jti": ids.token(), "account": identity.caller.ref, "via": identity.ref, "proof": holder,

@@ -82,8 +82,9 @@ class Directory:
     def clear(self) -> None:
         """Before everything is read again."""
         for table in (
-            self.territories, self.policies, self.projects, self.organizations, self.materials, self.holders, self._buckets, self._named,
-            self._in, self._accounts, self._users, self._views, self._identities, self._opened,
+            self.territories, self.policies, self.projects, self.organizations, self.materials, self.holders,
+            self._buckets, self._named, self._in, self._accounts, self._users, self._views, self._identities,
+            self._opened,
         ):  # fmt: skip
             table.clear()
         self.stale.clear()

@@ -66,7 +66,7 @@ class S3Identity:
 
 @dataclass(frozen=True, slots=True)
 class ProjectLimits:
-    """What a project may hold and ask for. `requests_per_s` None: no limit."""
+    """What a project may hold and ask for. `requests_per_s` None: as much as any (`GatewaySettings`)."""
 
     held: Limits = Limits()
     requests_per_s: int | None = None
