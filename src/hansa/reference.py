@@ -89,12 +89,13 @@ def s3_operations() -> str:
     rows: dict[str, str] = {}
     for (level, method, part), operation in sorted(TABLE.items(), key=lambda item: (item[1].name, item[0])):
         address = {"service": "/", "bucket": "/BUCKET", "object": "/BUCKET/KEY"}[level]
-        asked = "".join(f"?{word}" for word in part.split("+") if word and word != "copy")
+        asked = "&".join(word for word in part.split("+") if word and word != "copy")
         copies = " with `x-amz-copy-source`" if "copy" in part.split("+") else ""
         permission = f"`{operation.action}`" if operation.action else "-"
+        permission += f"; `{operation.version_action}` of a named version" if operation.version_action else ""
         rows.setdefault(
             operation.name,
-            f"| {operation.name} | `{method} {address}{asked}`{copies} | {permission} | "
+            f"| {operation.name} | `{method} {address}{'?' if asked else ''}{asked}`{copies} | {permission} | "
             f"{'yes' if operation.supported else 'no: NotImplemented'} |",
         )
     lines = [
