@@ -246,10 +246,3 @@ def test_a_key_is_wrapped_anew_for_another_key_and_place() -> None:
         ring.cipher(PLACE, anew)
     source.disabled.add("")
     assert opened(stored, 4, 0, 4, ring.cipher(moved, anew)) == b"body"
-
-
-def test_a_customers_key_is_recognised_by_its_mark() -> None:
-    mark = keys.mark_of(b"c" * 32)
-    assert keys.is_marked(b"c" * 32, mark) and not keys.is_marked(b"d" * 32, mark)
-    assert mark != keys.mark_of(b"c" * 32), "salted"
-    assert not keys.is_marked(b"c" * 32, "") and not keys.is_marked(b"c" * 32, "!")

@@ -6,8 +6,6 @@ was unwrapped is remembered for a minute, so that the many ranges of a large obj
 
 from __future__ import annotations
 
-import base64
-import hmac
 import os
 import time
 from collections import OrderedDict
@@ -18,7 +16,6 @@ from hansa.gateways.s3.wire.errors import S3Error
 
 KEPT_S: Final = 60.0
 KEPT: Final = 4096
-_SALT: Final = 16
 
 
 class KeySource(Protocol):
@@ -96,25 +93,3 @@ def rewrapped(sealed_key: str, source: KeySource, old: Place, new: Place, name: 
     data_key = unwrap(sealed, source.key_material(old.project, sealed.key), old)
     bare = SealedKey(sealed.id, sealed.crc, os.urandom(12), b"", name)
     return wrap(data_key, source.key_material(new.project, name), new, bare).text()
-
-
-# -- a customer's key is recognised, never kept -------------------------------------------------
-
-
-def mark_of(customer_key: bytes) -> str:
-    """A salted HMAC (base64): what `Encryption.mark` keeps."""
-    salt = os.urandom(_SALT)
-    return base64.b64encode(salt + _digest(salt, customer_key)).decode()
-
-
-def is_marked(customer_key: bytes, mark: str) -> bool:
-    """Is it the key that `mark` was made of?"""
-    try:
-        raw = base64.b64decode(mark, validate=True)
-    except ValueError:
-        return False
-    return hmac.compare_digest(raw[_SALT:], _digest(raw[:_SALT], customer_key))
-
-
-def _digest(salt: bytes, key: bytes) -> bytes:
-    return hmac.digest(salt, b"hansa s3 customer's key" + key, "sha256")
