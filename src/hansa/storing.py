@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from importlib.util import find_spec
 
 from hansa.clock import Clock, Ids, passed
 from hansa.config import Settings
@@ -31,8 +32,10 @@ async def open_index(settings: Settings, clock: Clock) -> ObjectIndex:
 
 
 async def open_blobs(settings: Settings) -> BlobEngine:
-    """Raises Retry, Invalid for an address that names no store."""
+    """Raises Retry, Invalid for an address that names no store, or where the package that speaks to one is missing."""
     if settings.s3_store:
+        if find_spec("obstore") is None:
+            raise Invalid.field("s3_store", "needs the package obstore: install hansa with its extra `objectstore`")
         from hansa.engines.blobs.objectstore import open_object_store
 
         return await open_object_store(

@@ -9,6 +9,7 @@ import pytest
 
 from hansa import storing
 from hansa.clock import SystemIds
+from hansa.config import Settings
 from hansa.engines.blobs.files import FileBlobs
 from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.errors import Invalid
@@ -27,6 +28,12 @@ async def put(blobs: MemoryBlobs) -> None:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storing, "CLAIM_S", 0.5)
+
+
+async def test_a_store_elsewhere_needs_a_package_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "find_spec", lambda name: None)
+    with pytest.raises(Invalid, match="obstore"):
+        await storing.open_blobs(Settings(s3_store="https://127.0.0.1:1/bucket"))
 
 
 async def test_an_index_finds_its_own_store_again_and_again() -> None:
