@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from hansa.cli.options import client_of, placed
-from hansa.errors import AlreadyExists
+from hansa.errors import AlreadyExists, HansaError
 
 if TYPE_CHECKING:
     from hansa.sdk.client import Client
@@ -51,7 +51,7 @@ def scrub_command(data: Path | None, rate: int, output: str) -> None:
 
     from hansa.cli.options import settings_of
     from hansa.cli.process import logging_on
-    from hansa.errors import Conflict, HansaError
+    from hansa.errors import Conflict
     from hansa.wiring_s3 import scrub_once
 
     logging_on()
@@ -196,7 +196,11 @@ def _account(client: Client, name: str) -> str:
     except AlreadyExists:
         return ref
     body = {"principal": ref, "role": f"{ROLE}storageOperator"}
-    client.request("POST", f"{IAM}/projects/{quote(project, safe='')}/roleBindings/assign", body=body)
+    try:
+        client.request("POST", f"{IAM}/projects/{quote(project, safe='')}/roleBindings/assign", body=body)
+    except HansaError as error:  # the next try would find the account and take it for one with its role
+        error.add_note(f"service account {name} was made and has no role: `hansa delete serviceaccount {name}`")
+        raise
     return ref
 
 
