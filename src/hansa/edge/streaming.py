@@ -13,9 +13,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from hansa.edge.guest import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINE_MAX
 from hansa.edge.http import GuardedHttp
 
-MOVE_S = (
-    40.0  # in which a body that is waited for must move by MOVE_BYTES; who reads it gives up after 30 s without any
-)
+# A body that is waited for must move by so many bytes in so many seconds; who reads it gives up after 30 s without any.
+MOVE_S = 40.0
 MOVE_BYTES = 4 << 10
 _SAID = {
     400: (400, "BadRequest", "This is no HTTP/1.1 request."),
