@@ -98,8 +98,10 @@ async def delete_bucket(call: Call) -> Answer:
 async def _abort_uploads(call: Call) -> None:
     """Uploads that nobody completed are no objects: they go with a bucket that holds nothing else."""
     index, bucket = call.gateway.index, call.bucket
-    while not (held := await index.held(bucket.uid)).versions and held.uploads:
+    while not (await index.held(bucket.uid)).versions:
         page = await index.uploads(bucket.uid, limit=100)
+        if not page.uploads:
+            return
         for upload in page.uploads:
             await index.abort(bucket.uid, upload.id, project=bucket.project)
 
