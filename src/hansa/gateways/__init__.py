@@ -1,1 +1,4 @@
-"""What speaks other people's protocols to the cloud's inside: object storage, models. One folder a gateway."""
+"""What speaks other people's protocols to the cloud's inside: object storage (`s3`). One folder a gateway.
+
+`api` and `meter` are for every gateway: how it calls the cloud's API, and how usage gets there.
+"""

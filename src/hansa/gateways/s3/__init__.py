@@ -2,6 +2,7 @@
 
 app, gateway    a request's way through: read, identified, judged, served, answered
 request, answers, identify, refusals, pace, usage       the stations of that way
+reopening       a bucket whose deletion was begun and never made
 ports           what is asked of the control plane; `directory`, `following` and `upstream` answer
 wire/           the protocol, pure: signatures, framing, checksums, XML, the names of operations and errors
 rules/          what is allowed, kept, locked, expired and copied, pure
