@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from hansa.gateways.s3.calls import attached
+from hansa.gateways.s3.gateway import Call
+from hansa.objectindex.records import NewVersion
+
 from .running import Running
 from .test_objects import code
 
@@ -80,6 +84,25 @@ def test_a_grant_to_one(opened: Running, main: Any, alt: Any) -> None:
     with pytest.raises(ClientError) as caught:
         main.put_bucket_acl(Bucket=name, GrantRead="id=nobody")
     assert code(caught) == (400, "InvalidArgument")
+
+
+def test_no_grants_are_laid_on_a_marker_that_came_meanwhile(
+    opened: Running, main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"s-{secrets.token_hex(6)}"
+    main.create_bucket(Bucket=name)
+    main.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    main.put_object(Bucket=name, Key="k", Body=b"x")
+
+    async def deleted_meanwhile(call: Call) -> bytes:
+        marker = NewVersion(call.bucket.uid, "k", "the-marker", call.now, marker=True)
+        await call.gateway.index.lay_marker(marker, call.bucket.versioning, project=call.bucket.project)
+        return b""
+
+    monkeypatch.setattr(attached, "read_document", deleted_meanwhile)
+    with pytest.raises(ClientError) as caught:
+        main.put_object_acl(Bucket=name, Key="k", ACL="public-read")
+    assert code(caught) == (404, "NoSuchKey")
 
 
 def test_enforced_ownership_ends_all_grants(opened: Running, main: Any, alt: Any, shared: str) -> None:
