@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -73,6 +74,20 @@ def test_a_preflight_is_told_what_may_be_sent() -> None:
         cors.preflight(RULES, asked | {"access-control-request-headers": "x-other"})
     with refused("AccessForbidden"):
         cors.preflight((), asked)
+
+
+def test_no_preflight_is_slow() -> None:
+    words = tuple(f"x*y{n}" for n in range(cors.ENTRIES_MAX))
+    many = (CorsRule(words[1:] + ("*",), ("GET",), words),) * cors.RULES_MAX
+    cors.check_rules(many)
+    asked = {"origin": "a", "access-control-request-method": "GET"}
+    names = [f"x{n}y99" for n in range(cors.WANTED_MAX - 1)] + ["other"]
+    begun = time.process_time()
+    with refused("AccessForbidden"):
+        cors.preflight(many, asked | {"access-control-request-headers": ",".join(names)})
+    assert time.process_time() - begun < 1.5
+    with refused("BadRequest"):
+        cors.preflight(many, asked | {"access-control-request-headers": ",".join([*names, "one-more"])})
 
 
 @pytest.mark.parametrize(
