@@ -151,21 +151,26 @@ async def test_a_reserve_stays_free(tmp_path: Path) -> None:
 
 async def test_a_small_disk_keeps_less_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed reserve would leave nothing of it."""
-    real = os.fstatvfs
+    real = os.statvfs
     blocks = (100 << 20) // 4096
 
-    def small(fd: int) -> os.statvfs_result:
-        seen = list(real(fd))
+    def small(place: Any) -> os.statvfs_result:
+        seen = list(real(place))
         seen[:5] = [4096, 4096, blocks, blocks, blocks]
         return os.statvfs_result(seen)
 
-    monkeypatch.setattr(os, "fstatvfs", small)
+    monkeypatch.setattr(os, "statvfs", small)
     blobs = FileBlobs(tmp_path / "blobs")
     try:
         assert await put(blobs, b"x" * 1000) == 1000
         assert (await blobs.capacity()).free == 95 << 20
         with pytest.raises(Exhausted):
             await blobs.writer("cd" * 16, 96 << 20)
+        unannounced = await blobs.writer("ef" * 16)
+        with pytest.raises(Exhausted):
+            await unannounced.write(bytes(96 << 20))
+        await unannounced.discard()
+        assert [blob.id async for blob in blobs.all()] == ["ab" * 16]
     finally:
         await blobs.close()
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import asyncpg
 import pytest
 
-from hansa.errors import Conflict, Retry
+from hansa import diskroom
+from hansa.errors import Conflict, Exhausted, Retry
 from hansa.objectindex import migrate, sqlite
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
-from hansa.objectindex.records import Facts, Held, NewVersion, Piece, Version, Versioning
+from hansa.objectindex.records import Facts, Held, NewVersion, Part, Piece, Upload, Version, Versioning
 from hansa.store.migrate import NewerDatabase
 
 from ..postgres import Server, server
@@ -51,6 +54,29 @@ async def test_a_full_disk_is_told_and_costs_nothing_that_was_there(tmp_path: Pa
     driver._writer.execute("pragma max_page_count = 1000000")
     await put(index, "again", b"x" * 16_000)
     assert await index.held("b") == Held(16_100, 2, 2)
+    await index.close()
+
+
+async def test_what_lies_inline_leaves_the_disk_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, free = os.statvfs, diskroom.RESERVE + 40_000
+
+    def nearly_full(place: Any) -> os.statvfs_result:
+        seen = list(real(place))
+        seen[:5] = [1, 1, 100 << 30, free, free]
+        return os.statvfs_result(seen)
+
+    monkeypatch.setattr(os, "statvfs", nearly_full)
+    index = await open_index(tmp_path / "index.db")
+    results = await asyncio.gather(*[put(index, f"k{n}", b"x" * 16_000) for n in range(4)], return_exceptions=True)
+    assert [type(result) for result in results] == [NoneType, NoneType, Exhausted, Exhausted]
+    await index.begin(Upload("b", "up", "u", 1.0), project="p")
+    part = Part("u", Piece(16_000, 16_000, "", b"x" * 16_000, "key"), 1.0)
+    with pytest.raises(Exhausted):
+        await index.put_part("b", part, project="p")
+    assert [v.key for v in (await index.list("b")).versions] == ["k0", "k1"], "the others of the group are kept"
+    free = 0
+    await index.lay_marker(NewVersion("b", "k0", "m", 2.0, marker=True), Versioning.NEVER, project="p")
+    assert await index.held("b") == Held(16_000, 1, 1, 0, 1), "what makes room goes on"
     await index.close()
 
 

@@ -185,6 +185,9 @@ class _Transaction:
     async def room(self, project: Project) -> Held:
         return Held(*(await self._fetch(_ROOM, *_asking(project)))[0])
 
+    async def keep(self, inline: Sequence[tuple[int, bytes]]) -> None:
+        await transaction.keep(self, inline)
+
     async def make(self, new: Make) -> int:
         counts = new.counts
         rows = await self._fetch(

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+from hansa.diskroom import DiskRoom
 from hansa.errors import Bug, HansaError, Retry
 from hansa.objectindex import transaction
 from hansa.objectindex.index import Names
@@ -47,13 +48,15 @@ class SqliteDriver:
     alone = True
     batch_min = 2
 
-    def __init__(self, path: Path | str) -> None:
-        """Opens or makes the database. Raises Retry, NewerDatabase."""
+    def __init__(self, path: Path | str, *, reserve: int | None = None) -> None:
+        """Opens or makes the database. `reserve`: see `DiskRoom`. Raises Retry, NewerDatabase."""
         self._turns: _Turns | None = None
+        room: DiskRoom | None = None
         try:
             if str(path) != ":memory:":
                 Path(path).touch(mode=0o600)  # its journal gets the same mode
                 self._turns = _Turns(Path(path))
+                room = DiskRoom(Path(path), reserve)
             self._writer = _connect(path)
             self._writer.execute("pragma journal_mode=wal")
             self._writer.execute("pragma synchronous=full")
@@ -64,7 +67,7 @@ class SqliteDriver:
                 self._reader.execute("pragma query_only=on")
         except (sqlite3.Error, OSError) as error:
             raise Retry("the object index cannot be opened", detail=str(error)) from error
-        self._tx = _Transaction(self._writer)
+        self._tx = _Transaction(self._writer, room)
         self._queue: deque[tuple[Work, asyncio.Future[Any]]] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hansa-s3-flush")
@@ -187,8 +190,9 @@ class SqliteDriver:
 class _Transaction:
     """Statements of the open transaction; nothing here ever really waits."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, room: DiskRoom | None) -> None:
+        """`room`: None where nothing lies on a disk."""
+        self._connection, self._room = connection, room
 
     async def all(self, statement: str, **parameters: Any) -> list[Row]:
         return self._connection.execute(statement, parameters).fetchall()
@@ -201,6 +205,11 @@ class _Transaction:
 
     async def room(self, project: Project) -> Held:
         return await transaction.held(self, transaction.project_owner(project.uid))
+
+    async def keep(self, inline: Sequence[tuple[int, bytes]]) -> None:
+        if self._room is not None:
+            self._room.take(sum(len(body) for _, body in inline))
+        await transaction.keep(self, inline)
 
     async def make(self, new: Make) -> int:
         return await transaction.make(self, new)

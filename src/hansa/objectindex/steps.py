@@ -196,7 +196,7 @@ async def put_part(tx: Transaction, asked: Asked, part: Part) -> bool:
         _check_room(asked.limits, project, await tx.room(project), counts)
     stored = _stored(piece, asked.new_ref)
     if stored.inline:
-        await tx.all(sql.INSERT_INLINE, ref=stored.inline[0], body=stored.inline[1])
+        await tx.keep([stored.inline])
     if stored.blob:
         await tx.all(sql.USE_BLOB, blob=stored.blob)
     document = documents.text(stored.document)

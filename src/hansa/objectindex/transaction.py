@@ -93,6 +93,10 @@ class Transaction(Protocol):
         """What a project holds, which stays so as far as `project` says."""
         ...
 
+    async def keep(self, inline: Sequence[tuple[int, bytes]]) -> None:
+        """Bytes that are to lie inline, by their numbers. Raises Exhausted where they would lie in a disk's reserve."""
+        ...
+
     async def make(self, new: Make) -> int:
         """The order of the new version."""
         ...
@@ -118,7 +122,7 @@ async def make(tx: Transaction, new: Make) -> int:
         await tx.all(sql.SET_LATEST, ord=new.demoted, latest=0)
     await free(tx, new.freed, new.now)
     if new.inline:
-        await tx.many(sql.INSERT_INLINE, [{"ref": ref, "body": body} for ref, body in new.inline])
+        await tx.keep(new.inline)
     if new.used:
         await tx.many(sql.USE_BLOB, [{"blob": blob} for blob in new.used])
     rows = await tx.all(
@@ -127,6 +131,10 @@ async def make(tx: Transaction, new: Make) -> int:
     )  # fmt: skip
     await tx.count(new.bucket, new.key, new.project, new.counts)
     return int(rows[0][0])
+
+
+async def keep(tx: Transaction, inline: Sequence[tuple[int, bytes]]) -> None:
+    await tx.many(sql.INSERT_INLINE, [{"ref": ref, "body": body} for ref, body in inline])
 
 
 async def free(tx: Transaction, freed: Freed, now: float) -> None:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import structlog
 
+from hansa.diskroom import DiskRoom
 from hansa.engines.blobs.filecalls import (
     FOLDER_MODE,
     MODE,
@@ -38,16 +39,13 @@ from hansa.engines.blobs.filecalls import (
 )
 from hansa.engines.blobs.names import checked, is_id
 from hansa.engines.blobs.port import Capacity, StoredBlob
-from hansa.errors import Bug, Exhausted, HansaError, Retry
+from hansa.errors import Bug, HansaError, Retry
 
 T = TypeVar("T")
 log = structlog.get_logger("hansa.blobs")
 
-RESERVE: Final = 512 << 20  # bytes that stay free for databases and logs on the same disk,
-RESERVE_SHARE: Final = 20  # and no more than one part in so many of a small one
 FLUSHERS: Final = 8  # flushes at the same time: the file system's journal makes one of them
 SUSPECT_S: Final = 10.0  # nothing is written so long after a failed flush
-CAPACITY_S: Final = 1.0  # so old may a look at the free room be
 ALLOCATED_MIN: Final = 1 << 20  # room for less is not taken beforehand: it would cost more than it saves
 OWNER: Final = "owner"  # a file that says whose store it is
 TMP: Final = "tmp"  # for file systems that have no files without a name
@@ -63,35 +61,21 @@ class FileBlobs:
         try:
             self.folder = make_root(root, TMP)
             sweep(root / TMP)
+            self.room = DiskRoom(self.folder, reserve)
         except OSError as error:
             raise told(error, "the folder of the store cannot be used") from error
-        self.reserve = reserve if reserve is not None else self._fair_reserve()
         self.nameless = has_nameless_files(root)
         self.threads = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="hansa-blobs")
         self._flushing: dict[str, _Folder] = {}
         self._known: set[str] = set()  # folders that are there and flushed
-        self._free: tuple[float, int] = (0.0, 0)
         self._suspect_until = 0.0
-
-    def _fair_reserve(self) -> int:
-        seen = os.fstatvfs(self.folder)
-        return min(RESERVE, seen.f_blocks * seen.f_frsize // RESERVE_SHARE)
 
     # -- writing ----------------------------------------------------------------------------
 
     async def writer(self, id: str, size: int | None = None) -> FileWriter:
         self._check_suspect()
-        self._check_room(size or 0)
+        self.room.take(size or 0)
         return await self.thread(FileWriter, self, checked(id), size)
-
-    def _check_room(self, more: int) -> None:
-        now = time.monotonic()
-        if now - self._free[0] > CAPACITY_S:
-            seen = os.fstatvfs(self.folder)
-            self._free = (now, seen.f_bavail * seen.f_frsize)
-        if self._free[1] - more < self.reserve:
-            raise Exhausted("no room is left in the store of objects")
-        self._free = (self._free[0], self._free[1] - more)
 
     def _check_suspect(self) -> None:
         if time.monotonic() < self._suspect_until:
@@ -239,8 +223,7 @@ class FileBlobs:
 
     async def capacity(self) -> Capacity:
         """The reserve is taken off what is free."""
-        seen = os.fstatvfs(self.folder)
-        return Capacity(seen.f_blocks * seen.f_frsize, max(0, seen.f_bavail * seen.f_frsize - self.reserve))
+        return Capacity(*self.room.capacity())
 
     async def thread(self, call: Callable[..., T], *words: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.threads, call, *words)
@@ -257,6 +240,7 @@ class FileWriter:
     def __init__(self, blobs: FileBlobs, id: str, size: int | None) -> None:
         """Blocks. Raises Retry, Exhausted."""
         self._blobs, self._id, self._size = blobs, id, 0
+        self._is_announced = size is not None  # and has its room; else room is taken as the bytes come
         self._tmp = None if blobs.nameless else f"{TMP}/{id}"
         self._busy = threading.Lock()  # a request that was given up may end while its thread still writes
         self._file = -1
@@ -281,6 +265,8 @@ class FileWriter:
         with self._busy:
             try:
                 left = [memoryview(part) for part in parts if part]
+                if not self._is_announced:
+                    self._blobs.room.take(sum(len(part) for part in left))
                 while left:
                     written = self._blobs.calls.write(self._open(), left)
                     self._size += written
@@ -288,6 +274,9 @@ class FileWriter:
             except OSError as error:
                 self._drop()
                 raise told(error, "the bytes could not be written") from error
+            except HansaError:
+                self._drop()
+                raise
 
     def _open(self) -> int:
         if self._file < 0:
