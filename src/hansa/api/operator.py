@@ -123,9 +123,9 @@ class Operator:
 
 
 async def nothing_else(scope: Scope, receive: Receive, send: Send) -> None:
-    """In the place of the API, for a process that has none."""
+    """In the place of the API, for a process that has none: of the control loop, of S3."""
     if scope["type"] == "http":
-        said = "this is a control process: it answers /health and /metrics; the API is elsewhere"
+        said = "this process has no API: it answers /health and /metrics here; the API is elsewhere"
         await _answer(scope, send, 404, {"reason": "NotFound", "debug": said, "request": scope["request"]})
     elif scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
