@@ -6,6 +6,7 @@ that folder alone. A database a test would cost ten times as much.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -112,6 +114,19 @@ def remove_server() -> None:
     if server.cache_info().currsize:
         server().remove()
         server.cache_clear()
+
+
+@contextlib.asynccontextmanager
+async def a_database(kind: str, path: Path) -> AsyncIterator[str]:
+    """Where an empty database is: `path` for sqlite, for postgresql a schema of its own, which is gone at the end."""
+    if kind == "sqlite":
+        yield str(path)
+        return
+    url = await server().empty()
+    try:
+        yield url
+    finally:
+        await server().drop(url)
 
 
 async def a_store(path: Path | str, *, clock: Clock, ids: Ids, inline: bool = False, follow: bool = True) -> SqlStore:

@@ -32,7 +32,7 @@ from hansa.objectindex.records import (
 )
 from hansa.objectindex.steady import STEP_S
 
-from ..postgres import server
+from ..postgres import a_database
 
 pytestmark = pytest.mark.anyio
 NEVER, ENABLED, SUSPENDED = Versioning.NEVER, Versioning.ENABLED, Versioning.SUSPENDED
@@ -55,12 +55,8 @@ def clock() -> Hand:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    if request.param == "sqlite":
-        yield str(tmp_path / "index.db")
-        return
-    url = await server().empty()
-    yield url
-    await server().drop(url)
+    async with a_database(request.param, tmp_path / "index.db") as place:
+        yield place
 
 
 @pytest.fixture

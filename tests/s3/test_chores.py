@@ -28,21 +28,12 @@ from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Facts, Lock, NewVersion, Part, Piece, Upload, Version, Versioning
 from hansa.policy.verdict import Rules, TerritoryRule
 
-from ..postgres import server
+from ..contract.test_objectindex import Hand
+from ..postgres import a_database
 from .memory import MemoryDirectory, MemoryUpstream
 
 pytestmark = pytest.mark.anyio
 DAY = 10.0  # of the lifecycle here
-
-
-class Hand:
-    """A clock that tests move."""
-
-    def __init__(self) -> None:
-        self.at = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
 
 
 class Places(MemoryDirectory):
@@ -126,12 +117,8 @@ class World:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    if request.param == "sqlite":
-        yield str(tmp_path / "index.db")
-        return
-    url = await server().empty()
-    yield url
-    await server().drop(url)
+    async with a_database(request.param, tmp_path / "index.db") as place:
+        yield place
 
 
 @pytest.fixture
