@@ -55,6 +55,13 @@ def test_a_variable_stands_for_its_value_letter_for_letter() -> None:
     assert pattern.matches("home/*/x", {"aws:username": "*"})
 
 
+def test_an_empty_value_and_a_backslash_are_letters_too() -> None:
+    pattern = Glob("a${v}?", variables=True)
+    assert pattern.matches("ab", {"v": ""}) and not pattern.matches("a\\b", {"v": ""})
+    assert pattern.matches("a\\*b", {"v": "\\*"}) and not pattern.matches("a\\xb", {"v": "\\*"})
+    assert Glob("${v}", variables=True, folded=True).matches("STRASSE", {"v": "straße"})
+
+
 def test_a_variable_without_a_value_matches_nothing() -> None:
     assert not Glob("${aws:userid}*", variables=True).matches("anything", {})
     assert not Glob("${aws:userid}*", variables=True).matches("${aws:userid}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.gateways.s3.rules.bucketpolicy import (
+    COSTLY_MAX,
     POLICY_BYTES_MAX,
     BucketPolicy,
     Opinion,
@@ -279,6 +281,25 @@ def test_a_policy_of_20_kibibytes_is_the_longest() -> None:
     assert read_policy(body.ljust(POLICY_BYTES_MAX), "bucket").statements
     with pytest.raises(S3Error, match="20480 are allowed"):
         read_policy(body.ljust(POLICY_BYTES_MAX + 1), "bucket")
+
+
+def test_no_policy_with_variables_is_slow() -> None:
+    sent = {"aws:referer": ("a" * 8_000,), "aws:useragent": ("a" * 7_000,)}
+    variables = {name: values[0] for name, values in sent.items()}
+    plain = [f"*${{aws:useragent}}*b{n}" for n in range(400)]
+    costly = [f"*${{aws:useragent}}?{n}*b" for n in range(COSTLY_MAX)]
+    for patterns in (plain, costly):
+        it = policy(statement(Condition={"StringLike": {"aws:referer": patterns}}))
+        begun = time.process_time()
+        assert says(it, context=sent, variables=variables) is Opinion.NO_OPINION
+        assert time.process_time() - begun < 0.5
+    for members in (
+        {"Condition": {"StringNotLike": {"aws:referer": [*costly, "${aws:userid}?"]}}},
+        {"Resource": [f"{BUCKET}/{pattern}" for pattern in [*costly, "${aws:userid}?"]]},
+    ):
+        with pytest.raises(S3Error, match="both a . and a variable"):
+            policy(statement(**members))
+    assert policy(statement(Condition={"StringEquals": {"aws:referer": [*costly, "${aws:userid}?"]}}))
 
 
 def test_a_policy_for_all_buckets_may_be_put_on_one() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -23,6 +23,7 @@ POLICY_BYTES_MAX = 20 * 1024
 STATEMENTS_MAX = 200
 ENTRIES_MAX = 400  # of a list of principals, actions or resources
 TEXT_MAX = 2048
+COSTLY_MAX = 16  # patterns of a policy that take work anew for each request
 BUCKET_ARN = "arn:aws:s3:::"
 
 _VERSIONS = ("2012-10-17", "2008-10-17")
@@ -162,7 +163,17 @@ def read_policy(body: bytes, bucket: str) -> BucketPolicy:
     if given is None or not 1 <= len(statements) <= STATEMENTS_MAX:
         raise _malformed("Statement", f"must hold 1 to {STATEMENTS_MAX} statements")
     variables = document.get("Version", _VERSIONS[1]) == _VERSIONS[0]
-    return BucketPolicy(tuple(_statement(s, f"Statement[{n}]", bucket, variables) for n, s in enumerate(statements)))
+    found = tuple(_statement(s, f"Statement[{n}]", bucket, variables) for n, s in enumerate(statements))
+    if sum(glob.is_costly for statement in found for glob in _patterns(statement)) > COSTLY_MAX:
+        raise _malformed("the policy", f"may hold at most {COSTLY_MAX} patterns with both a ? and a variable")
+    return BucketPolicy(found)
+
+
+def _patterns(statement: Statement) -> Iterator[Glob]:
+    yield from statement.resources
+    for condition in statement.conditions:
+        if condition.operator.startswith("Arn") or condition.operator.endswith("Like"):
+            yield from (Glob(value, variables=True) for value in condition.values)
 
 
 def kept_policy(text: bytes, bucket: str) -> BucketPolicy:

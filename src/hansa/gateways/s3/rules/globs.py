@@ -37,6 +37,11 @@ class Glob:
         found = (token for token in _TOKENS.findall(self.text) if token.startswith("${") and token not in _ESCAPES)
         return tuple(token[2:-1].lower() for token in found)
 
+    @property
+    def is_costly(self) -> bool:
+        """Is an expression compiled of it for each request, as long as what the request says?"""
+        return bool(self.names) and "?" in self._raw
+
     def matches(self, text: str, values: Mapping[str, str] | None = None) -> bool:
         """`values`: of the variables, by name in lower case. With one of them missing nothing matches."""
         if self.names:
@@ -47,7 +52,7 @@ class Glob:
 
     def reaches(self, start: str) -> bool:
         """Could it match a text that begins with `start`? A variable may stand for anything."""
-        alive, tokens = {0}, ["*" if token.startswith("${") else token for token in self._raw()]
+        alive, tokens = {0}, ["*" if token.startswith("${") else token for token in self._raw]
         for letter in start:
             alive = {after for at in _closed(alive, tokens) for after in _step(at, tokens, letter)}
         return bool(alive)
@@ -56,6 +61,7 @@ class Glob:
     def _pieces(self) -> _Pieces:
         return _Pieces(self._tokens({}), self.folded)
 
+    @cached_property
     def _raw(self) -> list[str]:
         """One character, `*`, `?` or a variable at a time; what is escaped comes as `\\` and the character."""
         found: list[str] = []
@@ -69,9 +75,13 @@ class Glob:
         return found + list(self.text[last:])
 
     def _tokens(self, values: Mapping[str, str]) -> list[str]:
-        found: list[str] = []
-        for token in self._raw():
-            found += ("\\" + letter for letter in values[token[2:-1].lower()]) if token.startswith("${") else [token]
+        """The same with values in the place of variables, each in one piece behind a `\\`."""
+        found = []
+        for token in self._raw:
+            if not token.startswith("${"):
+                found.append(token)
+            elif value := values[token[2:-1].lower()]:
+                found.append("\\" + value)
         return found
 
 
@@ -118,7 +128,8 @@ class _Piece:
 
 
 def _piece(tokens: list[str], folded: bool) -> _Piece:
-    letters = [token[-1].casefold() if folded else token[-1] for token in tokens]
+    plain = [token if len(token) == 1 else token[1:] for token in tokens]
+    letters = [text.casefold() for text in plain] if folded else plain
     if "?" not in tokens:
         joined = "".join(letters)
         return _Piece(joined, None, len(joined))
