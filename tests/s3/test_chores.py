@@ -431,6 +431,25 @@ async def test_a_round_that_was_cut_off_goes_on_where_it_was(world: World, monke
     assert await world.index.note(expiring.AT) == ""
 
 
+async def test_no_key_is_such_that_a_round_cannot_note_where_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "PAGE", 1)
+    bucket = world.bucket("b", spec=rules({"expireCurrentVersion": {"days": 1}}), versioning=Versioning.NEVER)
+    for key in ("a\0b", "a b%20", "ö\n", "z"):
+        await world.put(bucket, key)
+    noted, note = list[str](), world.index.note
+
+    async def watched(name: str, value: str | None = None) -> str:
+        noted.extend([] if value is None else [expiring._place(value)[1]])
+        return await note(name, value)
+
+    monkeypatch.setattr(world.index, "note", watched)
+    world.clock.at += 2 * DAY
+    await world.expiring().work()
+    assert await world.keys(bucket) == [] and noted == ["a\0b", "a b%20", "z", "ö\n", ""]
+
+
 async def test_a_bucket_in_which_something_is_wrong_keeps_no_other_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

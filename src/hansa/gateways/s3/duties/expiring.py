@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
 
 import structlog
 
@@ -111,7 +112,7 @@ class Expiring:
             yield found
             last = here[-1]
             after = (last.bucket, last.key, last.order)
-            await index.note(AT, f"{bucket.uid} {last.key}")
+            await index.note(AT, f"{bucket.uid} {quote(last.key)}")
 
     async def _judge(self, bucket: BucketView, rules: Sequence[LifecycleRule], it: Standing) -> int:
         """How many deeds were done: one or none."""
@@ -164,8 +165,9 @@ class Expiring:
 
 
 def _place(noted: str) -> tuple[str, str]:
+    """The key is quoted: not every key is a text that a database takes."""
     bucket, _, key = noted.partition(" ")
-    return bucket, key
+    return bucket, unquote(key)
 
 
 def _unchanged(version: Version) -> Check:
