@@ -13,8 +13,9 @@ from hansa.gateways.s3.rules.access import Allowed, Ask, BucketRules, Denied, de
 from hansa.gateways.s3.rules.acl import ALL_USERS, AUTHENTICATED, Acl, Ownership, Person, canned, private
 from hansa.gateways.s3.rules.bucketpolicy import read_policy
 from hansa.gateways.s3.rules.policyactions import ACTIONS
-from hansa.gateways.s3.rules.publicaccess import CLOSED, OPEN, PublicAccessBlock
+from hansa.gateways.s3.rules.publicaccess import CLOSED, OPEN
 from hansa.gateways.s3.rules.requestcontext import Sent, context_of, names_of, with_tags
+from hansa.gateways.s3.wire.configurations import PublicAccessBlock
 from hansa.gateways.s3.wire.operations import OPERATIONS
 from hansa.objectindex.records import AclGrant
 from hansa.policy.access import OBJECTS

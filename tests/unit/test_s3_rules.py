@@ -16,8 +16,8 @@ from hansa.gateways.s3.rules import cors, encryptionrules, publicaccess, tagging
 from hansa.gateways.s3.rules.acl import Person, canned
 from hansa.gateways.s3.rules.bucketpolicy import read_policy
 from hansa.gateways.s3.rules.encryptionrules import SSE, Wanted, check_reader, customer_key, wanted
-from hansa.gateways.s3.rules.publicaccess import CLOSED, OPEN, PublicAccessBlock
-from hansa.gateways.s3.wire.configurations import CorsRule, EncryptionRule
+from hansa.gateways.s3.rules.publicaccess import CLOSED, OPEN
+from hansa.gateways.s3.wire.configurations import CorsRule, EncryptionRule, PublicAccessBlock
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds import storage
 from hansa.kinds.bucketrules import Cors

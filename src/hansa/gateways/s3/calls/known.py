@@ -24,10 +24,9 @@ from hansa.gateways.s3.rules import (
 )
 from hansa.gateways.s3.rules.access import BucketRules
 from hansa.gateways.s3.rules.acl import Ownership, Person
-from hansa.gateways.s3.rules.publicaccess import PublicAccessBlock
 from hansa.gateways.s3.sealing.segments import Place
 from hansa.gateways.s3.wire.bucketrules import LifecycleRule, Replication
-from hansa.gateways.s3.wire.configurations import CorsRule, EncryptionRule
+from hansa.gateways.s3.wire.configurations import CorsRule, EncryptionRule, PublicAccessBlock
 from hansa.gateways.s3.wire.documents import LockSetting
 from hansa.kinds.storage import policy_bytes
 

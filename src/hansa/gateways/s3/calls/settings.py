@@ -161,22 +161,12 @@ async def get_public_access_block(call: Call) -> Answer:
     allow(call)
     if not publicaccess.is_configured(call.bucket.spec.get("publicAccessBlock"), default_block(call.bucket)):
         raise S3Error.of("NoSuchPublicAccessBlockConfiguration", BucketName=call.bucket.name)
-    found = call.known.access.block
-    return xml_answer(
-        configurations.write_public_access_block(
-            configurations.PublicAccessBlock(
-                found.block_acls, found.ignore_acls, found.block_policy, found.restrict_buckets
-            )
-        )
-    )
+    return xml_answer(configurations.write_public_access_block(call.known.access.block))
 
 
 async def put_public_access_block(call: Call) -> Answer:
     allow(call)
-    asked = configurations.read_public_access_block(await read_document(call))
-    block = publicaccess.PublicAccessBlock(
-        asked.block_public_acls, asked.ignore_public_acls, asked.block_public_policy, asked.restrict_public_buckets
-    )
+    block = configurations.read_public_access_block(await read_document(call))
     return await _patched(call, {"publicAccessBlock": publicaccess.document_of(block)})
 
 

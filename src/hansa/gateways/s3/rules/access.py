@@ -19,8 +19,8 @@ from hansa.gateways.s3.ports import BucketView, S3Identity
 from hansa.gateways.s3.rules.acl import Acl, Ownership
 from hansa.gateways.s3.rules.bucketpolicy import BUCKET_ARN, BucketPolicy, Opinion, Request
 from hansa.gateways.s3.rules.policyconditions import Context
-from hansa.gateways.s3.rules.publicaccess import PublicAccessBlock
 from hansa.gateways.s3.rules.requestcontext import names_of, variables_of
+from hansa.gateways.s3.wire.configurations import PublicAccessBlock
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.policy.access import OBJECTS
 from hansa.policy.decide import decide

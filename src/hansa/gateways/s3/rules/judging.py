@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hansa.errors import Invalid
 from hansa.gateways.s3.rules import bucketpolicy, cors, encryptionrules, publicaccess, tagging
 from hansa.gateways.s3.rules.acl import Acl, Person
+from hansa.gateways.s3.wire.configurations import PublicAccessBlock
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.storage import Bucket, policy_bytes
 from hansa.objectindex.records import AclGrant
@@ -49,7 +50,7 @@ def _acl(bucket: Bucket) -> None:
     publicaccess.check_acl(_block(bucket), Acl(Person(""), grants))
 
 
-def _block(bucket: Bucket) -> publicaccess.PublicAccessBlock:
+def _block(bucket: Bucket) -> PublicAccessBlock:
     default = publicaccess.OPEN if bucket.status.access == "open" else publicaccess.CLOSED
     return publicaccess.block_from(bucket.stored.spec.get("publicAccessBlock"), default)
 

@@ -7,24 +7,12 @@ is computed, never written. One that is there but empty says that a client delet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hansa.gateways.s3.rules.acl import Acl
 from hansa.gateways.s3.rules.bucketpolicy import BucketPolicy
+from hansa.gateways.s3.wire.configurations import PublicAccessBlock
 from hansa.gateways.s3.wire.errors import S3Error
-
-
-@dataclass(frozen=True, slots=True)
-class PublicAccessBlock:
-    """`block_acls` and `block_policy` refuse what would open the bucket; `ignore_acls` and `restrict_buckets` take away
-    the effect of what is there."""
-
-    block_acls: bool = False
-    ignore_acls: bool = False
-    block_policy: bool = False
-    restrict_buckets: bool = False
-
 
 CLOSED = PublicAccessBlock(True, True, True, True)
 OPEN = PublicAccessBlock()

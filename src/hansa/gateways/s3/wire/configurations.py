@@ -76,10 +76,13 @@ def _write_cors_rule(rule: CorsRule) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class PublicAccessBlock:
-    block_public_acls: bool = False
-    ignore_public_acls: bool = False
-    block_public_policy: bool = False
-    restrict_public_buckets: bool = False
+    """`block_acls` and `block_policy` refuse what would open the bucket; `ignore_acls` and `restrict_buckets` take away
+    the effect of what is there."""
+
+    block_acls: bool = False
+    ignore_acls: bool = False
+    block_policy: bool = False
+    restrict_buckets: bool = False
 
 
 _SWITCHES = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
@@ -92,12 +95,7 @@ def read_public_access_block(body: bytes) -> PublicAccessBlock:
 
 
 def write_public_access_block(block: PublicAccessBlock) -> bytes:
-    values = (
-        block.block_public_acls,
-        block.ignore_public_acls,
-        block.block_public_policy,
-        block.restrict_public_buckets,
-    )
+    values = (block.block_acls, block.ignore_acls, block.block_policy, block.restrict_buckets)
     return xml.document("PublicAccessBlockConfiguration", *map(xml.flag, _SWITCHES, values))
 
 
