@@ -185,7 +185,7 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
     return GatewaySettings(
         domains=split(settings.s3_domains),
         acl_open=settings.s3_acl == "open",
-        requests_per_s=settings.s3_request_rate,
+        processes=settings.s3_processes,
     )
 
 

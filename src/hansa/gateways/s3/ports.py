@@ -65,11 +65,20 @@ class S3Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How many requests a second all gateways together take for a project, or for all projects of an organisation."""
+
+    kind: str  # project, organization
+    name: str
+    per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectLimits:
-    """What a project may hold and ask for. `requests_per_s` None: as much as any (`GatewaySettings`)."""
+    """What a project may hold and ask for: its own limits and those of its organisation, which all of it shares."""
 
     held: Limits = Limits()
-    requests_per_s: int | None = None
+    rates: tuple[Rate, ...] = ()
 
 
 class Directory(Protocol):
