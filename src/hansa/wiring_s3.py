@@ -162,7 +162,7 @@ async def build_s3(settings: Settings) -> S3:
     meter = Meter(name, settings.data / "s3" / "usage", api, clock, mint_own)
     counting = Counting(meter, metrics, directory)
     gateway = Gateway(
-        directory, Upstream(api, directory, mint, ids), index, Content(index, blobs, directory, clock=clock), clock,
+        directory, Upstream(api, directory, mint, mint_own, ids), index, Content(index, blobs, directory, clock=clock), clock,
         ids, gateway_settings(settings), counting,
     )  # fmt: skip
     scrub = Scrub(index, blobs, gateway.content.keyring, partial(place_of_bucket, directory), clock)

@@ -300,6 +300,26 @@ def test_who_asks_more_often_than_the_quota_says_is_slowed_down_and_nobody_else(
 # -- what is told and kept --------------------------------------------------------------------------
 
 
+def test_a_retention_that_is_passed_by_stands_in_the_audit_before_it_is_answered(cloud: Cloud) -> None:
+    bucket, s3 = cloud.bucket(objectRetentionMode="Locking"), cloud.s3(cloud.key(cloud.account("storageOperator")))
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    for key in ("kept", "gone"):
+        s3.put(
+            bucket, key, b"x", {"x-amz-object-lock-mode": "GOVERNANCE", "x-amz-object-lock-retain-until-date": until}
+        )
+    version = s3.head(bucket, "gone")["x-amz-version-id"]
+    passing = {"x-amz-bypass-governance-retention": "true"}
+    path = f"/audit/v1/projects/{cloud.project}/records"
+    assert said(lambda: s3.send("DELETE", bucket, "gone", [("versionId", version)])) == "AccessDenied"
+    s3.send("DELETE", bucket, "gone", [("versionId", version)], headers=passing)
+    (record,) = cloud.client.request("GET", path, {"verb": "bypass", "name": bucket})["items"]
+    assert (record["outcome"], record["rule"], record["kind"]) == ("allowed", "storageOperator", "Bucket")
+    assert record["via"].startswith(f"/storage/projects/{cloud.project}/s3Keys/") and record["request"]
+    seen = record["object"]
+    assert (seen["key"], seen["version"], seen["becomes"]) == ("gone", version, "deleted")
+    assert seen["until"].removesuffix(".000Z") + "Z" == until
+
+
 def test_a_key_of_bytes_counts_as_soon_as_it_was_made(cloud: Cloud) -> None:
     bucket, s3 = cloud.bucket(), cloud.s3()
     for _ in range(5):

@@ -1,7 +1,8 @@
 """What the gateway asks of the control plane: who signed, which bucket is meant, and writes to buckets in the caller's name.
 
 `Directory` answers from memory, at once, what the control store says; `Upstream` carries a user's write to the API, where
-it is decided, audited and merged like any other, and comes back when the directory knows the outcome.
+it is decided, audited and merged like any other, and comes back when the directory knows the outcome. What is audited and
+happens in the gateway alone is told to the API the same way.
 """
 
 from __future__ import annotations
@@ -81,6 +82,23 @@ class ProjectLimits:
     rates: tuple[Rate, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """A retention in GOVERNANCE mode that somebody is let pass by. `id`: of its record; `until`: epoch seconds, the end that
+    it had; `becomes`: what is left of it, in words."""
+
+    id: str
+    caller: Caller
+    rule: str
+    operation: str
+    request: str
+    bucket: BucketView
+    key: str
+    version: str
+    until: float
+    becomes: str
+
+
 class Directory(Protocol):
     """Answers from memory; none of its methods but `caught_up` waits."""
 
@@ -147,6 +165,10 @@ class Upstream(Protocol):
     ) -> BucketView:
         """A merge patch of the spec (RFC 7396): None takes a field away. `lent`: not a role of theirs but the bucket's own
         policy or ACL lets them; the caller of this has seen to that."""
+        ...
+
+    async def record_bypass(self, bypass: Bypass) -> None:
+        """Stands in the audit when this returns."""
         ...
 
 
