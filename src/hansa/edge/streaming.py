@@ -6,7 +6,9 @@ but must move while it is waited for; refusals speak S3's XML; and a head leaves
 
 from __future__ import annotations
 
+import asyncio
 import math
+import ssl
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -27,11 +29,26 @@ _SAID = {
 }  # fmt: skip
 
 
+_TLS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2.value, "TLSv1.3": ssl.TLSVersion.TLSv1_3.value}
+
+
 class StreamingHttp(GuardedHttp):
-    """One connection. `_moved`: bytes of the body since its deadline was last put off."""
+    """One connection. `_moved`: bytes of the body since its deadline was last put off; `_tls`: the version that it speaks, by
+    its number on the wire, as ASGI's extension for TLS has it."""
 
     message_bytes_max = math.inf
     _moved = 0
+    _tls: int | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        spoken = transport.get_extra_info("ssl_object")
+        self._tls = _TLS.get(spoken.version()) if spoken is not None else None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._tls is not None:
+            self.scope["extensions"] = {"tls": {"tls_version": self._tls}}
 
     def on_headers_complete(self) -> None:
         before = self.cycle

@@ -20,6 +20,7 @@ HEAD_BYTES_MAX = 16 << 10
 STALL_S = 30.0  # without one byte of a body
 DRAIN_BYTES = 1 << 20  # of a body that nobody wants, read so that the connection can go on
 DRAIN_S = 2.0
+TLS_VERSIONS = {0x0303: "1.2", 0x0304: "1.3"}  # by their numbers on the wire
 LOOPBACK = frozenset({"127.0.0.1", "::1", ""})
 
 Receive = Callable[[], Awaitable[Any]]
@@ -94,6 +95,7 @@ class Request:
     tls: bool
     body: Body
     raw_headers: Sequence[tuple[bytes, bytes]] = ()
+    tls_version: str = ""  # as in 1.3; empty where this process has not ended the TLS itself
 
     @property
     def secure(self) -> bool:
@@ -143,7 +145,13 @@ def read_request(
         tls=scope.get("scheme") == "https",
         body=_body(headers, receive, stall_s),
         raw_headers=scope["headers"],
+        tls_version=_tls_version(scope),
     )
+
+
+def _tls_version(scope: Mapping[str, Any]) -> str:
+    extensions = scope.get("extensions")
+    return TLS_VERSIONS.get(extensions["tls"]["tls_version"], "") if extensions and "tls" in extensions else ""
 
 
 def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -34,7 +34,7 @@ _CARRIED = """
     aws:useragent aws:username
     s3:authtype s3:delimiter s3:locationconstraint s3:max-keys s3:object-lock-legal-hold s3:object-lock-mode
     s3:object-lock-remaining-retention-days s3:object-lock-retain-until-date s3:prefix s3:requestobjecttagkeys
-    s3:resourceaccount s3:signatureage s3:signatureversion s3:versionid
+    s3:resourceaccount s3:signatureage s3:signatureversion s3:tlsversion s3:versionid
     s3:x-amz-acl s3:x-amz-content-sha256 s3:x-amz-copy-source s3:x-amz-grant-full-control s3:x-amz-grant-read
     s3:x-amz-grant-read-acp s3:x-amz-grant-write s3:x-amz-grant-write-acp s3:x-amz-metadata-directive
     s3:x-amz-object-ownership s3:x-amz-server-side-encryption s3:x-amz-server-side-encryption-aws-kms-key-id
@@ -47,7 +47,7 @@ _NEVER = """
     aws:principalservicenameslist aws:resourceorgpaths aws:sourceaccount aws:sourcearn aws:sourceidentity
     aws:sourceorgid aws:sourceorgpaths aws:sourceowner aws:sourcevpc aws:sourcevpce aws:tokenissuetime aws:viaawsservice
     aws:vpcsourceip s3:accessgrantsinstancearn s3:accesspointnetworkorigin s3:dataaccesspointaccount
-    s3:dataaccesspointarn s3:inventoryaccessibleoptionalfields s3:objectcreationoperation s3:objectownership s3:tlsversion
+    s3:dataaccesspointarn s3:inventoryaccessibleoptionalfields s3:objectcreationoperation s3:objectownership
 """
 _KEYS = frozenset((_CARRIED + _NEVER).split())
 

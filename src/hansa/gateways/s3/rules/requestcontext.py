@@ -41,6 +41,7 @@ class Sent:
     now: float = 0.0
     address: str = ""
     secure: bool = False
+    tls_version: str = ""  # as in 1.3
     presigned: bool = False
     signature_age_ms: int = 0
     tags: tuple[tuple[str, str], ...] = ()
@@ -53,6 +54,7 @@ def context_of(sent: Sent, identity: S3Identity | None, bucket: BucketView | Non
         "aws:epochtime": str(int(sent.now)),
         "aws:securetransport": "true" if sent.secure else "false",
         "aws:sourceip": sent.address,
+        "s3:tlsversion": sent.tls_version,
         "aws:referer": sent.headers.get("referer", ""),
         "aws:useragent": sent.headers.get("user-agent", ""),
         "s3:locationconstraint": sent.location,
