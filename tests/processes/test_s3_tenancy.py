@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from hansa.datafolder import read_environment
 from hansa.errors import Forbidden, HansaError, Invalid
 from hansa.sdk.client import Client
 from hansa.sdk.s3 import S3, Endpoint
@@ -192,12 +194,48 @@ def test_an_address_that_was_signed_ends_with_its_key(cloud: Cloud) -> None:
         assert time.monotonic() - began < WITHIN_S
 
 
-def status_of(address: str) -> int:
+def status_of(address: str, context: ssl.SSLContext | None = None) -> int:
     try:
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=10, context=context) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_a_policy_sees_whether_a_request_came_by_tls_and_by_which(cloud: Cloud) -> None:
+    bucket, pair, ca = cloud.bucket(), cloud.key(cloud.account()), cloud.data / "ca.pem"
+    plain = cloud.s3(pair)
+    secure = S3(Endpoint(read_environment(cloud.data)["HANSA_S3_TLS_URL"], pair, str(ca)))
+    plain.put(bucket, "k", b"x")
+    contexts = [ssl.create_default_context(cafile=str(ca)) for _ in range(2)]
+    contexts[0].maximum_version, contexts[1].minimum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+
+    def statuses() -> list[int]:
+        """Without TLS, by 1.2 and by 1.3."""
+        by_tls = secure.presign("GET", bucket, "k", 600)
+        by_none = status_of(plain.presign("GET", bucket, "k", 600))
+        return [by_none, *(status_of(by_tls, context) for context in contexts)]
+
+    def say(**condition: Any) -> None:
+        resource = f"arn:aws:s3:::{bucket}/*"
+        deny = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:GetObject",
+            "Resource": resource,
+            "Condition": condition,
+        }
+        body = json.dumps({"Version": "2012-10-17", "Statement": [deny]}).encode()
+        secure.send("PUT", bucket, "", [("policy", "")], body)
+
+    assert statuses() == [200, 200, 200]
+    say(Bool={"aws:SecureTransport": "false"})
+    assert statuses() == [403, 200, 200]
+    say(NumericLessThan={"s3:TlsVersion": "1.3"})
+    assert statuses() == [200, 403, 200], "without TLS there is no version of it"
+    say(NumericLessThanIfExists={"s3:TlsVersion": "1.3"})
+    assert statuses() == [403, 403, 200]
+    secure.close()
 
 
 # -- what a project may hold ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hansa.gateways.s3.ports import BucketView, S3Identity
-from hansa.gateways.s3.rules.access import Allowed, Ask, BucketRules, Denied, decide_s3, need
+from hansa.gateways.s3.rules.access import Allowed, Ask, BucketRules, Denied, decide_laid, decide_s3, need
 from hansa.gateways.s3.rules.acl import ALL_USERS, AUTHENTICATED, Acl, Ownership, Person, canned, private
 from hansa.gateways.s3.rules.bucketpolicy import read_policy
 from hansa.gateways.s3.rules.policyactions import ACTIONS
@@ -293,11 +293,12 @@ def test_bytes_go_only_where_the_written_rules_allow_whoever_brings_them() -> No
 def test_the_context_names_what_was_sent_and_nothing_else() -> None:
     sent = Sent(
         {"user-agent": "x", "x-amz-copy-source": "/a/b"}, {"prefix": "", "max-keys": "7"}, now=1_790_000_000.0,
-        address="192.0.2.7", secure=True, tags=(("a", "1"), ("b", "2")),
+        address="192.0.2.7", secure=True, tls_version="1.3", tags=(("a", "1"), ("b", "2")),
     )  # fmt: skip
     found = context_of(sent, STRANGER, BUCKET)
     assert found["aws:sourceip"] == ("192.0.2.7",)
-    assert found["aws:securetransport"] == ("true",)
+    assert (found["aws:securetransport"], found["s3:tlsversion"]) == (("true",), ("1.3",))
+    assert "s3:tlsversion" not in context_of(replace(sent, secure=False, tls_version=""), STRANGER, BUCKET)
     assert found["s3:prefix"] == ("",)
     assert found["s3:max-keys"] == ("7",)
     assert found["s3:x-amz-copy-source"] == ("a/b",)
@@ -319,3 +320,40 @@ def test_a_project_is_named_by_its_arn_and_never_by_a_bare_word() -> None:
 def test_the_anonymous_have_no_name() -> None:
     assert names_of(None) == frozenset()
     assert "aws:userid" not in context_of(Sent({}), None, BUCKET)
+
+
+# -- what is laid on a new object -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["s3:PutObjectTagging", "s3:PutObjectAcl"])
+def test_who_may_write_by_a_role_lays_tags_and_grants_unless_a_policy_denies_it(action: str) -> None:
+    deny = statement(Effect="Deny", Action=action)
+    for who in (MEMBER, somebody(role="storageObjectCreator"), somebody(buckets=frozenset({"u-1"}))):
+        assert isinstance(decide_laid(ask(action, who)), Allowed)
+        assert isinstance(decide_laid(ask(action, who, rules(deny))), Denied)
+    for who in (STRANGER, None, somebody(role="storageObjectViewer"), somebody(buckets=frozenset({"u-2"}))):
+        assert isinstance(decide_laid(ask(action, who)), Denied)
+
+
+@pytest.mark.parametrize("action", ["s3:PutObjectTagging", "s3:PutObjectAcl"])
+def test_whom_a_policy_lets_write_needs_its_word_for_what_they_lay(action: str) -> None:
+    write = statement(Action="s3:PutObject")
+    for given, may in (
+        ((write,), False), ((write, statement(Action=action)), True), ((statement(Action=action),), False),
+        ((write, statement(Action=action), statement(Effect="Deny", Action=action)), False),
+    ):  # fmt: skip
+        assert isinstance(decide_laid(ask(action, STRANGER, rules(*given))), Allowed) is may
+
+
+def test_a_condition_counts_only_where_its_statement_lets_the_request_through() -> None:
+    def looked(key: str, value: str, context: Any) -> bool:
+        given = rules(
+            statement(Action="s3:PutObject", Principal={"AWS": "arn:aws:iam::other:root"}),
+            statement(Action="s3:PutObject", Condition={"StringEquals": {key: value}}),
+        )
+        return isinstance(decide_laid(ask("s3:PutObjectTagging", STRANGER, given, context=context)), Allowed)
+
+    red = {"s3:requestobjecttag/team": ("red",), "s3:x-amz-acl": ("private",)}
+    assert looked("s3:RequestObjectTag/team", "red", red)
+    assert not looked("s3:RequestObjectTag/team", "blue", red)
+    assert not looked("s3:x-amz-acl", "private", red), "which is about something else"

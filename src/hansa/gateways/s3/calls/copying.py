@@ -18,7 +18,7 @@ from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, Sealing, Taken, new
 from hansa.gateways.s3.calls.listing import open_upload
 from hansa.gateways.s3.calls.lookup import bucket_named, check_owner, seen
 from hansa.gateways.s3.calls.multipart import keep_part, part_algorithm, part_number, part_sealing
-from hansa.gateways.s3.calls.permission import allow, allow_move
+from hansa.gateways.s3.calls.permission import allow, allow_laid, allow_move
 from hansa.gateways.s3.calls.reading import there
 from hansa.gateways.s3.calls.writing import drafted, publish_whole, written_headers
 from hansa.gateways.s3.gateway import Call
@@ -68,7 +68,10 @@ async def copy_object(call: Call) -> Answer:
             "InvalidRequest", "A copy of an object onto itself must change its metadata or its encryption."
         )
     draft = await drafted(call)
-    facts = _facts(draft.facts, version.facts, replaces=replaces, tags=_directive(headers, TAGGING_DIRECTIVE))
+    retags = _directive(headers, TAGGING_DIRECTIVE)
+    if not retags:
+        _allow_tags(call, source)
+    facts = _facts(draft.facts, version.facts, replaces=replaces, tags=retags)
     draft = replace(draft, facts=facts)
     algorithm = checksums.read_wish(headers) or _algorithm(version)
 
@@ -124,6 +127,15 @@ async def read_source(call: Call) -> Source:
     check_copy_source(request.headers, version.etag, version.modified)
     given = encryptionrules.check_reader(version.facts.encryption, request.headers, secure=request.secure, source=True)
     return Source(reading, version, given.key if given is not None else None)
+
+
+def _allow_tags(call: Call, source: Source) -> None:
+    """Tags come along to who may read them there and lay them here. Raises AccessDenied."""
+    reading, tags = source.call, source.version.facts.tags
+    if tags:
+        named = "s3:GetObjectVersionTagging" if reading.request.fields else "s3:GetObjectTagging"
+        allow(reading, version=source.version, action=named)
+        allow_laid(call, "s3:PutObjectTagging", tags=tags)
 
 
 def _onto_itself(call: Call, source: Source) -> bool:

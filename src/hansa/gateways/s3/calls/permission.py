@@ -15,7 +15,7 @@ from hansa.gateways.s3.calls.grants import object_acl
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.rules import replication, tagging
-from hansa.gateways.s3.rules.access import Allowed, Ask, Denied, decide_s3
+from hansa.gateways.s3.rules.access import Allowed, Ask, Denied, decide_laid, decide_s3
 from hansa.gateways.s3.rules.acl import Ownership
 from hansa.gateways.s3.rules.policyconditions import Context
 from hansa.gateways.s3.rules.requestcontext import Sent, context_of, with_tags
@@ -38,6 +38,13 @@ def allow(call: Call, *, version: Version | None = None, action: str = "", key: 
     if isinstance(decision, Denied):
         raise decision.error()
     call.decided, call.lent = True, decision.by == "acl" or decision.by.startswith("policy ")
+
+
+def allow_laid(call: Call, action: str, *, tags: Tags = ()) -> None:
+    """Besides writing the object: that the caller lays `tags`, those of the request, or grants on it. Raises AccessDenied."""
+    decision = decide_laid(_question(call, None, action, call.key, tags))
+    if isinstance(decision, Denied):
+        raise decision.error()
 
 
 def refusal(call: Call) -> S3Error:
@@ -105,6 +112,7 @@ def _context(call: Call, version: Version | None, tags: Tags) -> Context:
         now=call.now,
         address=request.client,
         secure=request.tls,
+        tls_version=request.tls_version,
         presigned=signed is not None and signed.claim.presigned,
         signature_age_ms=int((call.now - signed.claim.at) * 1000) if signed else 0,
         tags=laid,

@@ -14,9 +14,9 @@ from os import urandom
 from hansa.gateways.s3.calls.grants import new_object_acl
 from hansa.gateways.s3.calls.heads import checksum_headers, kept_headers, metadata, storage_class
 from hansa.gateways.s3.calls.intake import Sealing, Taken, settled
-from hansa.gateways.s3.calls.permission import TAGGING, allow
+from hansa.gateways.s3.calls.permission import TAGGING, allow, allow_laid
 from hansa.gateways.s3.gateway import Call
-from hansa.gateways.s3.rules import encryptionrules, lifecycle, locks, replication
+from hansa.gateways.s3.rules import acl, encryptionrules, lifecycle, locks, replication
 from hansa.gateways.s3.rules.tagging import tags_in_header
 from hansa.gateways.s3.wire.conditions import WriteConditions
 from hansa.gateways.s3.wire.errors import S3Error
@@ -40,6 +40,7 @@ async def drafted(call: Call, headers: Mapping[str, str] | None = None) -> Draft
     Raises what they break: MetadataTooLarge, InvalidTag, InvalidArgument, AccessControlListNotSupported and so on.
     """
     headers = call.request.headers if headers is None else headers
+    _allow_laid(call, headers)
     sealing = sealing_of(call, headers)
     await _check_key(call, sealing.encryption)
     owner, grants = new_object_acl(call, headers)
@@ -55,6 +56,14 @@ async def drafted(call: Call, headers: Mapping[str, str] | None = None) -> Draft
         storage_class=storage_class(headers),
     )
     return Draft(facts, sealing)
+
+
+def _allow_laid(call: Call, headers: Mapping[str, str]) -> None:
+    """Where ACLs do not count, nothing is laid by one. Raises AccessDenied."""
+    if headers.get(TAGGING):
+        allow_laid(call, "s3:PutObjectTagging")
+    if acl.carries_acl(headers) and call.known.access.ownership is not acl.Ownership.ENFORCED:
+        allow_laid(call, "s3:PutObjectAcl")
 
 
 def sealing_of(call: Call, headers: Mapping[str, str]) -> Sealing:

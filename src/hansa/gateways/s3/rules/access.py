@@ -125,6 +125,34 @@ def decide_s3(ask: Ask) -> Decision:
     return allowed if where.allowed else Denied(where.reasons, by_role.visible)
 
 
+# What a writer may lay on a new object, and the parts of the request that conditions of a policy look at for it.
+_LAID = {
+    "s3:PutObjectTagging": ("s3:requestobjecttag/", "s3:requestobjecttagkeys", "aws:tagkeys"),
+    "s3:PutObjectAcl": ("s3:x-amz-acl", "s3:x-amz-grant-"),
+}
+
+
+def decide_laid(ask: Ask) -> Decision:
+    """May who writes an object lay tags or grants on it (`ask.action`)? Who writes by a role or an ACL may. Whom the bucket's
+    policy lets write needs its word for this as well, or that the statement which lets them looks at what they lay; and what
+    it denies is denied to all.
+
+    Source: AWS, "Required permissions for Amazon S3 API operations"; for the second, the examples of "Bucket policy examples
+    using condition keys", which let writers pass by the grants that they send.
+    """
+    write = replace(ask, action="s3:PutObject")
+    writing, by_role = decide_s3(write), _by_role(write)
+    opinion, statement = _by_policy(ask)
+    if opinion is Opinion.EXPLICIT_DENY:
+        return Denied((f"statement {statement} of the bucket's policy denies {ask.action}",), by_role.visible)
+    if isinstance(writing, Denied) or not writing.by.startswith("policy ") or opinion is Opinion.ALLOW:
+        return writing
+    policy = ask.rules.policy
+    if _by_acl(write, by_role) or (policy is not None and policy.looks_at(_asked_of(write), _LAID[ask.action])):
+        return writing
+    return Denied((f"the bucket's policy lets them write, and nothing says {ask.action}",), by_role.visible)
+
+
 # -- roles ----------------------------------------------------------------------------------------
 
 
@@ -193,12 +221,14 @@ def _by_territory(ask: Ask) -> Verdict:
 
 def _by_policy(ask: Ask) -> tuple[Opinion, str]:
     policy = ask.rules.policy
-    if policy is None:
-        return Opinion.NO_OPINION, ""
+    return policy.opinion(_asked_of(ask)) if policy is not None else (Opinion.NO_OPINION, "")
+
+
+def _asked_of(ask: Ask) -> Request:
     name = ask.rules.bucket.name
     resource = f"{BUCKET_ARN}{name}/{ask.key}" if ask.key else f"{BUCKET_ARN}{name}"
     variables: Mapping[str, str] = variables_of(ask.context)
-    return policy.opinion(Request(ask.action, resource, names_of(ask.identity), ask.context, variables))
+    return Request(ask.action, resource, names_of(ask.identity), ask.context, variables)
 
 
 def _allowed(ask: Ask, by_role: Verdict, opinion: Opinion, statement: str) -> Decision:

@@ -112,6 +112,15 @@ class BucketPolicy:
             allowed = name
         return (Opinion.ALLOW, allowed) if allowed else (Opinion.NO_OPINION, "")
 
+    def looks_at(self, request: Request, keys: tuple[str, ...]) -> bool:
+        """Does a statement that allows it have a condition on one of these? They are the beginnings of condition keys."""
+        return any(
+            statement.allows
+            and any(c.key.startswith(keys) for c in statement.conditions)
+            and statement.applies(request)
+            for statement in self.statements
+        )
+
     @property
     def is_public(self) -> bool:
         """What GetBucketPolicyStatus answers and BlockPublicPolicy refuses."""
