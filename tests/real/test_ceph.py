@@ -17,7 +17,7 @@ from hansa.engines.blobs.objectstore import ObjectStoreBlobs, open_object_store
 from hansa.errors import Retry
 from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
-from tests.ceph import ACCESS_KEY, BUCKET, SECRET_KEY, Ceph, installed
+from tests.ceph import ACCESS_KEY, BUCKET, SECRET_KEY, Ceph
 from tests.contract.test_blobs import (
     read,
     stored,
@@ -34,14 +34,7 @@ from tests.contract.test_blobs import (
 )
 from tests.contract.test_s3_content import PLACE, Keys, put, version
 
-LONG = bool(os.environ.get("HANSA_LONG"))
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.anyio,
-    pytest.mark.skipif(
-        not LONG and not installed(), reason="Ceph is not installed: ceph-mon ceph-mgr ceph-osd radosgw"
-    ),
-]
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
 SUITE = (
     test_what_was_put_comes_back, test_before_its_end_a_blob_is_nowhere, test_a_writer_takes_nothing_after_its_end,
     test_less_may_come_than_was_announced, test_what_is_deleted_is_gone_and_may_be_deleted_again,
