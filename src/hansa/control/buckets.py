@@ -13,15 +13,16 @@ from functools import partial
 from hansa.control.machine_parts import forbidden_territories
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
+from hansa.dates import rfc3339
 from hansa.errors import AlreadyExists, Bug, Conflict, FieldError, ImmutableField, InUse, Invalid
 from hansa.kinds.bucketrules import ReplicationRule
 from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import AnyResource, Key
-from hansa.kinds.storage import MATERIAL, Bucket, BucketSpec, EncryptionKey
+from hansa.kinds.storage import GENERATIONS_MAX, MATERIAL, Bucket, BucketSpec, EncryptionKey, material_name
 from hansa.objectindex.contents import contents_of
 from hansa.objectindex.records import Held, Version
-from hansa.store.port import NAMES, Birth, Claim, Reserve, SetSecret, Wake, Write
+from hansa.store.port import NAMES, Birth, Claim, Reserve, SetSecret, SetStatus, Wake, Write
 from hansa.units import human_size
 
 KEY_BYTES = 32
@@ -70,7 +71,26 @@ async def encryption_key_born(it: AnyResource, world: World) -> Birth:
 
 def fresh_material(uid: str, world: World) -> SetSecret:
     """A new key for the bytes of objects, sealed; it belongs to a project or an EncryptionKey."""
-    return SetSecret(uid, MATERIAL, world.sealer.seal(secrets.token_bytes(KEY_BYTES), f"{uid}/{MATERIAL}"))
+    return _material(uid, MATERIAL, world)
+
+
+def _material(uid: str, name: str, world: World) -> SetSecret:
+    return SetSecret(uid, name, world.sealer.seal(secrets.token_bytes(KEY_BYTES), f"{uid}/{name}"))
+
+
+def encryption_key_rotated(it: EncryptionKey, world: World) -> tuple[Write, ...]:
+    """A new generation of its material. The ones before stay: objects lie under them. Raises Conflict."""
+    generation = it.status.generation + 1
+    if not it.spec.enabled:
+        raise Conflict(f"{it.name} is disabled: enable it first")
+    if generation > GENERATIONS_MAX:
+        raise Conflict(f"{it.name} has {GENERATIONS_MAX} generations, the most there are: make a new key")
+    changed = {"generation": generation, "rotatedAt": rfc3339(world.clock.now())}
+    revision = it.stored.revision
+    written = SetStatus(
+        it.key, it.generation, {**it.stored.status, **changed}, lease=None, wake=True, revision=revision
+    )  # fmt: skip
+    return written, _material(it.uid, material_name(generation), world)
 
 
 def name_scope(key: Key) -> str:

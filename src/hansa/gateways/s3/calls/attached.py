@@ -19,7 +19,7 @@ from hansa.gateways.s3.calls.intake import read_document
 from hansa.gateways.s3.calls.lookup import absent, present, seen, version_id
 from hansa.gateways.s3.calls.permission import allow, may
 from hansa.gateways.s3.gateway import Call
-from hansa.gateways.s3.rules import acl, locks, publicaccess
+from hansa.gateways.s3.rules import acl, locks, publicaccess, replication
 from hansa.gateways.s3.rules.tagging import object_tags
 from hansa.gateways.s3.wire import documents
 from hansa.gateways.s3.wire.dates import iso_date
@@ -32,11 +32,16 @@ BYPASS = "x-amz-bypass-governance-retention"
 
 async def amended(call: Call, change: Callable[[Version], Facts]) -> Version:
     """The version with its new facts. Raises NoSuchKey when it went meanwhile, and what `change` raises: it is asked of
-    an object only, never of a marker that was laid meanwhile."""
-    id = version_id(call)
-    version = await call.gateway.index.amend(
-        call.bucket.uid, call.key, id, lambda found: change(present(call, found, id))
-    )
+    an object only, never of a marker that was laid meanwhile. Where a rule of replication took the version, the change
+    stands in the outbox in the same commit."""
+    id, known = version_id(call), call.known.replication
+    rules = known.rules if known is not None else ()
+
+    def changed(found: Version) -> Facts:
+        facts = change(present(call, found, id))
+        return replication.changed(rules, replace(found, facts=facts)) if facts != found.facts else facts
+
+    version = await call.gateway.index.amend(call.bucket.uid, call.key, id, changed, replication.events_of)
     if version is None:
         raise absent(call, id)
     return version
