@@ -41,6 +41,7 @@ from hansa.engines.qemu.site import Site
 from hansa.errors import Retry
 
 from ..contents import Uploads
+from ..leftovers import ours
 
 MIB = 1 << 20
 BOOT_LIMIT_S = 60.0
@@ -162,7 +163,7 @@ class Cloud:
     machine: Machine
     key: Path
     network: NoNetwork = field(default_factory=NoNetwork)
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    id: str = field(default_factory=lambda: ours(uuid.uuid4().hex[:12]))
     ended: list[str] = field(default_factory=list)  # machines whose process ended, as told by the engine
     made: list[str] = field(default_factory=list)  # disks
     engines: list[QemuCompute] = field(default_factory=list)

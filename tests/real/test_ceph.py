@@ -14,7 +14,7 @@ import pytest
 from botocore.config import Config
 
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs, open_object_store
-from hansa.errors import Retry
+from hansa.errors import Invalid, Retry
 from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 from tests.ceph import ACCESS_KEY, BUCKET, SECRET_KEY, Ceph
@@ -105,7 +105,7 @@ async def test_a_gateway_that_dies_costs_a_try_and_never_a_byte(blobs: ObjectSto
 
 async def test_a_store_that_does_not_let_us_in_is_told_at_once(ceph: Ceph) -> None:
     for bucket, secret in ((BUCKET, "wrong"), ("no-such-bucket", SECRET_KEY)):
-        with pytest.raises(Retry):
+        with pytest.raises(Invalid, match="s3_store"):
             await open_object_store(
                 f"{ceph.url}/{bucket}", region="us-east-1", access_key=ACCESS_KEY, secret_key=secret
             )
