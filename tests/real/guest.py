@@ -227,6 +227,10 @@ class Cloud:
 
         await until(gone, limit_s)
 
+    async def remove(self, uid: str, limit_s: float = 30.0) -> None:
+        """A disk, or a copy that is being made, to its end."""
+        await until(lambda: self.volumes.remove(uid), limit_s)
+
     async def state(self) -> MachineState:
         return (await self.compute.observe(self.machine.uid)).state
 
@@ -245,7 +249,7 @@ class Cloud:
         """After everything was removed: no process, socket, group or file."""
         assert await self.compute.remove(self.machine.uid)
         for uid in [self.boot_disk, *self.made]:
-            assert await self.volumes.remove(uid)
+            await self.remove(uid)
         assert not await self.compute.held()
         assert not await self.volumes.held()
         assert not self.pids()

@@ -10,6 +10,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
 from hansa.gateways.s3.sealing.segments import KEY_BYTES, Cipher, Damaged, Place, SealedKey, unwrap, wrap
@@ -17,6 +18,9 @@ from hansa.gateways.s3.wire.errors import S3Error
 
 KEPT_S: Final = 60.0
 KEPT: Final = 4096
+
+
+_read = lru_cache(maxsize=KEPT)(SealedKey.read)  # of what is asked for again; still wrapped, nothing secret
 
 
 class KeySource(Protocol):
@@ -49,7 +53,7 @@ class Keyring:
     def cipher(self, place: Place, sealed_key: str, customer_key: bytes | None = None) -> Cipher:
         """What opens a piece. Raises Damaged, what the key's keeper raises, and S3Error (InvalidRequest) when the
         customer's key is another one or is due and not there."""
-        sealed = SealedKey.read(sealed_key)
+        sealed = _read(sealed_key)
         master = self._master(place, sealed, customer_key)
         kept, now = (sealed_key, place, master), time.monotonic()
         known = self._kept.get(kept)
