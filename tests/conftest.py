@@ -7,11 +7,16 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from .leftovers import leftovers, mark
 from .postgres import any_left, drop_all, remove_server
 
 GONE_WITHIN_S = 60.0  # daemons and holders end by themselves, a while after the last that used them
+
+# No stopwatch in a test: a busy machine is no fault of the code.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 
 @pytest.fixture
