@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hansa.gateways.s3.calls import copying
+from hansa.gateways.s3.wire.checksums import ALGORITHMS, of
 
 from .running import Running
 
@@ -129,10 +130,11 @@ def test_conditions_of_writes(s3: Any, bucket: str) -> None:
     assert s3.get_object(Bucket=bucket, Key="k")["ETag"] == second["ETag"]
 
 
-@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_each_checksum_is_kept_and_shown(s3: Any, bucket: str, algorithm: str) -> None:
-    put = s3.put_object(Bucket=bucket, Key="k", Body=b"body", ChecksumAlgorithm=algorithm)
-    name = f"Checksum{algorithm}"
+    name, value = f"Checksum{algorithm}", of(algorithm, b"body")
+    put = s3.put_object(Bucket=bucket, Key="k", Body=b"body", **{name: value})
+    assert put[name] == value and put["ChecksumType"] == "FULL_OBJECT"
     assert s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")[name] == put[name]
     said = s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["Checksum", "ObjectSize", "ETag"])
     assert said["Checksum"][name] == put[name] and said["ObjectSize"] == 4 and said["ETag"] == put["ETag"].strip('"')
