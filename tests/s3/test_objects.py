@@ -373,6 +373,9 @@ def test_what_is_asked_wrong_is_refused_before_the_object_is_looked_for(s3: Any,
         with pytest.raises(ClientError) as caught:
             asked()
         assert code(caught) == (400, "InvalidArgument")
+    with pytest.raises(ClientError) as caught:
+        s3.get_object_attributes(Bucket="there-is-none", Key="none", ObjectAttributes=["Colour"])
+    assert code(caught) == (404, "NoSuchBucket")
 
 
 def test_a_range_with_blanks_is_none(s3: Any, bucket: str) -> None:

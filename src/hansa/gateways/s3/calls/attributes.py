@@ -20,7 +20,7 @@ PARTS_MAX = 1000
 
 
 async def get_attributes(call: Call) -> Answer:
-    headers = call.request.headers
+    bucket, headers = call.bucket, call.request.headers
     wanted = {word.strip() for word in headers.get(ASKED, "").split(",") if word.strip()}
     if not wanted or not wanted <= set(NAMES):
         raise S3Error.argument(ASKED, headers.get(ASKED, ""), f"must name some of {', '.join(NAMES)}")
@@ -36,7 +36,7 @@ async def get_attributes(call: Call) -> Answer:
     )
     answer = xml_answer(xml.document("GetObjectAttributesResponse", *shown))
     answer.add("last-modified", http_date(version.modified))
-    return answer.extend(version_header(version, call.bucket.versioning))
+    return answer.extend(version_header(version, bucket.versioning))
 
 
 def _parts(call: Call, version: Version) -> bytes:
