@@ -72,6 +72,16 @@ def test_parts_may_have_any_checksum(s3: Any, bucket: str, algorithm: str) -> No
     assert (done[name], done["ChecksumType"]) == (f"{of_sums}-1", "COMPOSITE")
 
 
+def test_a_checksum_that_a_part_does_not_have_is_not_passed_over(s3: Any, bucket: str) -> None:
+    id, parts = upload(s3, bucket, "k", [b"only"], ChecksumAlgorithm="CRC32")
+    parts[0]["ChecksumSHA256"] = checksums.of("SHA256", b"only")
+    with pytest.raises(ClientError) as caught:
+        complete(s3, bucket, "k", id, parts)
+    assert code(caught) == (400, "BadDigest")
+    del parts[0]["ChecksumSHA256"]
+    assert complete(s3, bucket, "k", id, parts)["ChecksumCRC32"]
+
+
 def test_checksums_of_the_whole(s3: Any, bucket: str) -> None:
     bodies = [os.urandom(PART), os.urandom(100)]
     id, parts = upload(s3, bucket, "full", bodies, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
