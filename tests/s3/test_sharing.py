@@ -86,6 +86,25 @@ def test_a_grant_to_one(opened: Running, main: Any, alt: Any) -> None:
     assert code(caught) == (400, "InvalidArgument")
 
 
+def test_an_acl_is_said_once_or_not_changed(opened: Running, main: Any) -> None:
+    name = f"s-{secrets.token_hex(6)}"
+    main.create_bucket(Bucket=name, ACL="public-read")
+    main.put_object(Bucket=name, Key="k", Body=b"x", ACL="public-read")
+    said = main.get_bucket_acl(Bucket=name)
+    policy = {"Owner": said["Owner"], "Grants": said["Grants"]}
+    for put, get, where in (
+        (main.put_bucket_acl, main.get_bucket_acl, {"Bucket": name}),
+        (main.put_object_acl, main.get_object_acl, {"Bucket": name, "Key": "k"}),
+    ):
+        with pytest.raises(ClientError) as caught:
+            put(**where)
+        assert code(caught) == (400, "MissingSecurityHeader")
+        with pytest.raises(ClientError) as caught:
+            put(**where, ACL="private", AccessControlPolicy=policy)
+        assert code(caught) == (400, "UnexpectedContent")
+        assert len(get(**where)["Grants"]) == 2
+
+
 def test_no_grants_are_laid_on_a_marker_that_came_meanwhile(
     opened: Running, main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,8 @@ async def put_acl(call: Call) -> Answer:
             raise S3Error.of("AccessControlListNotSupported")
         return _about(call, version)
     old = object_acl(known.access, version)
-    if acl.carries_acl(headers) or not body:
+    acl.check_said_once(headers, body=bool(body))
+    if not body:
         owner = acl.Person(call.bucket.owner, call.bucket.owner_name)
         new = acl.acl_of_new(headers, old.owner, people(call.gateway), bucket_owner=owner)
     else:

@@ -34,8 +34,13 @@ Headers = dict[str, str]
 
 
 def kept_headers(headers: Mapping[str, str]) -> Headers:
-    """Those of a write that come back with each read. How the body was framed on the wire is none of them."""
+    """Those of a write that come back with each read. How the body was framed on the wire is none of them.
+
+    Raises InvalidRedirectLocation.
+    """
     found = {name: headers[name] for name in KEPT if headers.get(name)}
+    if not found.get(REDIRECT, "/").startswith(("/", "http://", "https://")):
+        raise S3Error.of("InvalidRedirectLocation")
     if "content-encoding" in found:
         encoding = stored_encoding(found.pop("content-encoding"))
         found |= {"content-encoding": encoding} if encoding else {}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hansa.gateways.s3.wire import xml
+from hansa.gateways.s3.wire.checksums import ALGORITHMS
 from hansa.gateways.s3.wire.errors import S3Error
 
 DELETE_OBJECTS_MAX = 1000
@@ -18,13 +19,7 @@ DELETE_BYTES_MAX = 4 << 20
 PARTS_MAX = 10_000
 COMPLETE_BYTES_MAX = 4 << 20
 TAGS_MAX = 256  # of a document; how many a thing may bear is for the reader to say
-CHECKSUMS = {
-    "CRC32": "ChecksumCRC32",
-    "CRC32C": "ChecksumCRC32C",
-    "CRC64NVME": "ChecksumCRC64NVME",
-    "SHA1": "ChecksumSHA1",
-    "SHA256": "ChecksumSHA256",
-}
+CHECKSUMS = {algorithm: f"Checksum{algorithm}" for algorithm in ALGORITHMS}
 _ALGORITHMS = {name: algorithm for algorithm, name in CHECKSUMS.items()}
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
