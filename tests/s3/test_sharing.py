@@ -86,7 +86,9 @@ def test_a_grant_to_one(opened: Running, main: Any, alt: Any) -> None:
     assert code(caught) == (400, "InvalidArgument")
     said["Grants"][-1]["Permission"] = "EVERYTHING"
     with pytest.raises(ClientError) as caught:
-        main.put_object_acl(Bucket=name, Key="k", AccessControlPolicy={"Owner": said["Owner"], "Grants": said["Grants"]})
+        main.put_object_acl(
+            Bucket=name, Key="k", AccessControlPolicy={"Owner": said["Owner"], "Grants": said["Grants"]}
+        )
     assert code(caught) == (400, "MalformedACLError")
 
 
