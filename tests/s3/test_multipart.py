@@ -107,6 +107,7 @@ def test_what_cannot_be_put_together(s3: Any, bucket: str) -> None:
     for listed, wanted in (
         (parts, "EntityTooSmall"),
         (parts[::-1], "InvalidPartOrder"),
+        ([parts[0], parts[0]], "InvalidPartOrder"),
         ([{"PartNumber": 1, "ETag": '"0"'}], "InvalidPart"),
         ([parts[0], {"PartNumber": 9, "ETag": parts[0]["ETag"]}], "InvalidPart"),
         ([], "MalformedXML"),

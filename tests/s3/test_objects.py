@@ -214,6 +214,21 @@ def test_a_copy_keeps_or_replaces_what_was_said(s3: Any, bucket: str) -> None:
         assert code(caught) == (412, "PreconditionFailed")
 
 
+def test_a_class_that_promises_less_is_kept_as_a_name(s3: Any, bucket: str) -> None:
+    reduced = "REDUCED_REDUNDANCY"
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x", StorageClass=reduced)
+    assert s3.head_object(Bucket=bucket, Key="k")["StorageClass"] == reduced
+    assert [one["StorageClass"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]] == [reduced]
+    s3.copy_object(Bucket=bucket, Key="k", CopySource=f"{bucket}/k", StorageClass="STANDARD")
+    assert "StorageClass" not in s3.head_object(Bucket=bucket, Key="k")
+    id = s3.create_multipart_upload(Bucket=bucket, Key="m", StorageClass=reduced)["UploadId"]
+    assert s3.list_parts(Bucket=bucket, Key="m", UploadId=id)["StorageClass"] == reduced
+    for kept_elsewhere in ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "DEEP_ARCHIVE", "reduced"):
+        with pytest.raises(ClientError) as caught:
+            s3.put_object(Bucket=bucket, Key="k", Body=b"x", StorageClass=kept_elsewhere)
+        assert code(caught) == (400, "InvalidStorageClass")
+
+
 def test_a_copy_may_say_whose_bucket_it_means(closed: Running, s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
     source = {"Bucket": bucket, "Key": "k"}

@@ -84,6 +84,12 @@ def test_a_grant_to_one(opened: Running, main: Any, alt: Any) -> None:
     with pytest.raises(ClientError) as caught:
         main.put_bucket_acl(Bucket=name, GrantRead="id=nobody")
     assert code(caught) == (400, "InvalidArgument")
+    said["Grants"][-1]["Permission"] = "EVERYTHING"
+    with pytest.raises(ClientError) as caught:
+        main.put_object_acl(
+            Bucket=name, Key="k", AccessControlPolicy={"Owner": said["Owner"], "Grants": said["Grants"]}
+        )
+    assert code(caught) == (400, "MalformedACLError")
 
 
 def test_an_acl_is_said_once_or_not_changed(opened: Running, main: Any) -> None:

@@ -18,6 +18,7 @@ METADATA_BYTES_MAX = 2048
 META = "x-amz-meta-"
 REDIRECT = "x-amz-website-redirect-location"
 STANDARD = "STANDARD"
+REDUCED = "REDUCED_REDUNDANCY"
 KEPT = (
     "content-type", "content-encoding", "content-disposition", "content-language", "cache-control", "expires", REDIRECT,
 )  # fmt: skip
@@ -57,11 +58,16 @@ def metadata(headers: Mapping[str, str]) -> Headers:
 
 
 def storage_class(headers: Mapping[str, str]) -> str:
-    """Empty for the one that there is. Raises InvalidStorageClass: nothing is kept otherwise than it says."""
+    """The class that an object is told to have; empty for the usual one.
+
+    All lies the same way. REDUCED_REDUNDANCY, which promises less than that, is kept as a name; the others promise
+    something else and would not be true. Raises InvalidStorageClass.
+    """
     asked = headers.get("x-amz-storage-class", "")
-    if asked not in ("", STANDARD):
-        raise S3Error.of("InvalidStorageClass", f"The only storage class here is {STANDARD}.", StorageClass=asked[:64])
-    return ""
+    if asked not in ("", STANDARD, REDUCED):
+        rule = f"Storage classes here are {STANDARD} and {REDUCED}."
+        raise S3Error.of("InvalidStorageClass", rule, StorageClass=asked[:64])
+    return asked if asked == REDUCED else ""
 
 
 def overrides(fields: Mapping[str, str], *, signed: bool) -> Headers:

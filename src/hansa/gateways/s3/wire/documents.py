@@ -154,8 +154,8 @@ class CompletedPart:
 
 
 def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
-    """The parts in the order given; of a part that is listed twice in a row, as clients do that sent it again, the
-    second counts. Raises InvalidPartOrder, and MalformedXML for none at all."""
+    """The parts in the order given; of a part that is listed twice in a row with two ETags, as clients do that sent it
+    again, the second counts. Raises InvalidPartOrder, and MalformedXML for none at all."""
     if not body.strip():
         raise xml.malformed("CompleteMultipartUpload", "is missing")
     root = xml.read(body, "CompleteMultipartUpload", "CompleteMultipartUploadRequest", bytes_max=COMPLETE_BYTES_MAX)
@@ -163,7 +163,7 @@ def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
     if not parts:
         raise xml.malformed("CompleteMultipartUpload/Part", "is missing")
     for before, after in zip(parts, parts[1:], strict=False):
-        if after.number < before.number:
+        if after.number < before.number or (after.number, after.etag) == (before.number, before.etag):
             raise S3Error.of("InvalidPartOrder")
     return tuple({part.number: part for part in parts}.values())
 
