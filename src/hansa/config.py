@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from hansa.kinds.quotas import SHIPPED, Quotas
+from hansa.kinds.quotas import REQUESTS, SHIPPED, Quotas
 
 
 class Settings(BaseSettings):
@@ -55,13 +55,18 @@ class Settings(BaseSettings):
         "s3.localhost",
         description="domains under which a bucket is a host name (`BUCKET.s3.localhost`), comma separated",
     )
-    s3_processes: int = Field(1, ge=1, le=64, description="processes of `hansa up` that serve S3, on the same ports")
+    s3_processes: int = Field(
+        1, ge=1, le=64,
+        description="processes that serve S3: `hansa up` starts them, on the same ports; each has its share of what may "
+        "be asked a second. Where `hansa serve --role s3` is started by itself, how many there are of it in all",
+    )  # fmt: skip
     s3_connections: int = Field(
         2000, ge=10, le=100_000, description="connections to one process of S3 at a time; half of them of one address"
     )
     s3_request_rate: int = Field(
-        10_000, ge=1, le=1_000_000, description="requests of one project a second, in each process of S3: then SlowDown"
-    )
+        10_000, ge=1, le=1_000_000,
+        description="requests of S3 a second of an organisation that has no limit of its own: then SlowDown",
+    )  # fmt: skip
     s3_acl: str = Field(
         "closed", pattern="^(closed|open)$",
         description="`open`: new buckets take ACLs and are not kept from the public, as suites of S3's early days want",
@@ -138,8 +143,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def quota_limits(self) -> dict[str, int]:
-        """`quotas` by quantity."""
-        return self.quotas.limits()
+        """`quotas` by quantity, and the pace of S3, which is never without limit."""
+        return {REQUESTS: self.s3_request_rate, **self.quotas.limits()}
 
     @property
     def s3_stored_regions(self) -> tuple[str, ...]:

@@ -162,8 +162,8 @@ async def build_s3(settings: Settings) -> S3:
     meter = Meter(name, settings.data / "s3" / "usage", api, clock, mint_own)
     counting = Counting(meter, metrics, directory)
     gateway = Gateway(
-        directory, Upstream(api, directory, mint, ids), index, Content(index, blobs, directory, clock=clock, newest=directory.newest),
-        clock, ids, gateway_settings(settings), counting,
+        directory, Upstream(api, directory, mint, mint_own, ids), index,
+        Content(index, blobs, directory, clock=clock, newest=directory.newest), clock, ids, gateway_settings(settings), counting,
     )  # fmt: skip
     scrub = Scrub(index, blobs, gateway.content.keyring, partial(place_of_bucket, directory), clock)
     chores = chores_of(
@@ -185,7 +185,7 @@ def gateway_settings(settings: Settings) -> GatewaySettings:
     return GatewaySettings(
         domains=split(settings.s3_domains),
         acl_open=settings.s3_acl == "open",
-        requests_per_s=settings.s3_request_rate,
+        processes=settings.s3_processes,
     )
 
 

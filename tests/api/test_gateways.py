@@ -116,6 +116,62 @@ async def test_meters_that_nobody_knows_are_refused(cloud: Cloud, http: httpx2.A
     assert answer.status_code == 400 and "gold" in answer.text
 
 
+# -- retentions that were passed by -----------------------------------------------------------------
+
+
+def bypass(**more: Any) -> dict[str, Any]:
+    return {
+        "id": "b-1", "who": "/iam/projects/demo/serviceAccounts/ci", "via": "/storage/projects/demo/s3Keys/k",
+        "rule": "projectContributor", "operation": "DeleteObject", "request": "A1", "project": "demo", "region": "se-sto",
+        "bucket": "films", "uid": "b-uid", "key": "\0 кино/../a", "version": "v1", "until": 1_900_000_000.0,
+        "becomes": "deleted", **more,
+    }  # fmt: skip
+
+
+async def pass_by(cloud: Cloud, http: httpx2.AsyncClient, *, token: str = "", **more: Any) -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {token or own_token(cloud)}"}
+    return await http.post("/internal/v1/bypasses", json=bypass(**more), headers=headers)
+
+
+async def test_a_bypass_stands_once_in_the_audit_of_whom_the_bucket_belongs_to(
+    cloud: Cloud, http: httpx2.AsyncClient, talk: Talk
+) -> None:
+    for _ in range(2):
+        answer = await pass_by(cloud, http)
+        assert (answer.status_code, answer.json()) == (200, {"record": "b-1"})
+    organization = cloud.credentials.organization
+    for scope in ("projects/demo", f"organizations/{organization}"):
+        (record,) = (await talk.read(f"/audit/v1/{scope}/records?verb=bypass"))["items"]
+        assert record.pop("at") and record == {
+            "id": "b-1", "who": "/iam/projects/demo/serviceAccounts/ci", "via": "/storage/projects/demo/s3Keys/k",
+            "verb": "bypass", "kind": "Bucket", "name": "films", "uid": "b-uid", "outcome": "allowed", "request": "A1",
+            "ref": "/storage/projects/demo/regions/se-sto/buckets/films", "project": "demo", "organization": organization,
+            "rule": "projectContributor",
+            "object": {"key": "\0 кино/../a", "version": "v1", "until": "2030-03-17T17:46:40.000Z", "becomes": "deleted",
+                       "operation": "DeleteObject"},
+        }  # fmt: skip
+    verdict = await talk.read("/decisions/v1/b-1")
+    assert (verdict["verdict"], verdict["act"], verdict["rule"]) == ("allowed", "bypass", "projectContributor")
+
+
+async def test_a_bypass_is_taken_of_gateways_in_good_form_only(
+    cloud: Cloud, http: httpx2.AsyncClient, talk: Talk
+) -> None:
+    for token in (talk.token, own_token(cloud, aud="hansa-api"), "x"):
+        assert (await pass_by(cloud, http, token=token)).status_code == 401
+    for change, path in (
+        ({"id": "../x"}, "id"),
+        ({"key": ""}, "key"),
+        ({"until": -1}, "until"),
+        ({"rule": ""}, "rule"),
+    ):
+        answer = await pass_by(cloud, http, **change)
+        assert answer.status_code == 400 and answer.json()["fields"][0]["path"] == path, answer.text
+    assert (await pass_by(cloud, http, project="nowhere")).status_code == 404
+    assert (await http.post("/internal/v1/others", json={}, headers={})).status_code in (401, 404)
+    assert (await talk.read("/audit/v1/projects/demo/records?verb=bypass"))["items"] == []
+
+
 # -- the directory ----------------------------------------------------------------------------------
 
 

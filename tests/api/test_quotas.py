@@ -252,9 +252,25 @@ async def test_only_the_operator_raises_an_organisation_and_only_owners_limit_a_
     assert (await stranger.call("GET", f"/{QUOTAS}/projects/demo/regions/se-sto/projectQuotas")).status_code == 403
 
 
+async def test_the_pace_of_s3_is_a_quota_whose_default_is_a_setting(
+    desk: Desk, talk: Talk, stranger: Talk, cloud: Any
+) -> None:
+    rate = cloud.world.settings.s3_request_rate
+    assert (await desk.whole())["spec"]["quotas"]["objectStorage"]["requestsPerSecond"] == rate
+    assert "requestsPerSecond" not in (await desk.project())["spec"]["objectStorage"], "a project has none of its own"
+    await desk.limit_project(objectStorage={"requestsPerSecond": 50})
+    assert (await desk.project())["spec"]["objectStorage"]["requestsPerSecond"] == 50
+    theirs = Desk(stranger, (await stranger.read(f"/{IAM}/organizations"))["items"][0]["metadata"]["id"])
+    answer = await theirs.limit_organization(objectStorage={"requestsPerSecond": rate + 1})
+    assert answer.status_code == 403 and "only the operator" in answer.json()["debug"], answer.text
+    assert (await theirs.limit_organization(objectStorage={"requestsPerSecond": rate - 1})).status_code == 200
+    assert (await theirs.whole())["spec"]["quotas"]["objectStorage"]["requestsPerSecond"] == rate - 1
+
+
 @pytest.mark.parametrize(
     ("quotas", "path"),
     [
+        ({"objectStorage": {"requestsPerSecond": -1}}, "spec.quotas.objectStorage.requestsPerSecond"),
         ({"compute": {"vCPUs": -1}}, "spec.quotas.compute.vCPUs"),
         ({"compute": {"memory": "64"}}, "spec.quotas.compute.memory"),
         ({"compute": {"gpus": {"L40S": 2**31}}}, "spec.quotas.compute.gpus.L40S"),

@@ -26,6 +26,7 @@ from hansa.objectindex.records import (
     NewVersion,
     Part,
     Piece,
+    Together,
     Upload,
     Version,
     Versioning,
@@ -391,6 +392,57 @@ async def test_a_limit_holds_whoever_writes(database: str, clock: Hand) -> None:
     finally:
         for index in every:
             await index.close()
+
+
+@pytest.mark.parametrize("own", [None, 2000])
+async def test_a_limit_that_projects_share_holds_for_all_of_them_together(
+    database: str, clock: Hand, own: int | None
+) -> None:
+    """Exactly so many of the writers get through, whichever of the projects and processes they are of."""
+    every = [await open_index(database, clock=clock) for _ in range(3)]
+    projects = ("p", "q", "r")
+    limits = Limits(bytes=own, together=Together("acme", projects, bytes=1000, versions=40))
+    try:
+        await every[0].publish(new("old", stored(100), bucket="b-q"), NEVER, project="q")  # before there was a limit
+        await every[0].publish(new("else", stored(900), bucket="b-x"), NEVER, project="x")  # of another organisation
+        writes = [
+            every[n % 3].publish(
+                new(f"k{n}", stored(37), bucket=f"b-{projects[n // 3 % 3]}"), NEVER, project=projects[n // 3 % 3],
+                limits=limits,
+            )
+            for n in range(60)
+        ]  # fmt: skip
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        refusals = [result for result in results if isinstance(result, BaseException)]
+        assert all(isinstance(result, Full) and result.scope == "acme" for result in refusals), refusals
+        held = [await every[1].held_by(project) for project in projects]
+        assert sum(one.bytes for one in held) == 100 + 24 * 37 and len(refusals) == 60 - 24
+        await every[0].begin(Upload("b-p", "k", "u", 1.0), project="p")
+        with pytest.raises(Full):
+            await every[0].put_part("b-p", Part("u", stored(13), 1.0), project="p", limits=limits)
+        assert await every[0].put_part("b-p", Part("u", stored(12), 1.0), project="p", limits=limits)
+        done = new("k", stored(12), bucket="b-p")
+        with pytest.raises(Conflict):  # not Full: what its parts take already is not asked for again
+            await every[0].complete("u", done, NEVER, project="p", limits=limits)
+    finally:
+        for index in every:
+            await index.close()
+
+
+async def test_a_shared_count_of_objects_holds_too_and_what_makes_less_is_allowed(index: ObjectIndex) -> None:
+    limits = Limits(together=Together("acme", ("p", "q"), versions=3, bytes=100))
+    for n, project in enumerate(("p", "q", "p")):
+        await index.publish(new(f"k{n}", stored(30)), NEVER, project=project, limits=limits)
+    with pytest.raises(Full) as raised:
+        await index.publish(new("k3", stored(0)), NEVER, project="q", limits=limits)
+    assert (raised.value.scope, raised.value.key) == ("acme", "versions")
+    with pytest.raises(Full) as raised:
+        await index.publish(new("k0", stored(41)), NEVER, project="p", limits=limits)
+    assert (raised.value.scope, raised.value.key) == ("acme", "bytes")
+    await index.publish(new("k0", stored(40)), NEVER, project="p", limits=limits)
+    tight = Limits(together=Together("acme", ("p", "q"), bytes=10))
+    await index.publish(new("k0", stored(39)), NEVER, project="p", limits=tight)
+    assert await index.held_by("p") == Held(69, 2, 2) and await index.held_by("q") == Held(30, 1, 1)
 
 
 async def _part_full(index: ObjectIndex, limits: Limits) -> None:

@@ -256,7 +256,68 @@ def test_quotas_of_objects_and_of_buckets_hold(cloud: Cloud) -> None:
     s3.make_bucket(second)
 
 
+def test_what_an_organisation_may_hold_is_shared_by_its_projects(cloud: Cloud) -> None:
+    (_, one), (_, two) = limited(cloud), limited(cloud)
+    clients, buckets = (one, two), (cloud.name("shared"), cloud.name("shared"))
+    path = f"/iam/v1beta1/organizations/{cloud.client.place['organization']}"
+    used = cloud.client.list("OrgQuota")[0]["status"]["quotaUsage"]["objectStorage"]["objects"]
+    limit: dict[str, Any] = {"spec": {"quotas": {"objectStorage": {"objects": used + 7}}}}
+    cloud.client.request("PATCH", path, None, limit)
+    try:
+        for s3, bucket in zip(clients, buckets, strict=True):
+            s3.make_bucket(bucket)
+        assert at_once(16, lambda n: clients[n % 2].put(buckets[n % 2], f"k{n}", b"x")) == {
+            "OK": 7, "QuotaExceeded": 9
+        }  # fmt: skip
+        assert sum(len(list(s3.objects(bucket))) for s3, bucket in zip(clients, buckets, strict=True)) == 7
+    finally:
+        limit["spec"]["quotas"]["objectStorage"]["objects"] = None
+        cloud.client.request("PATCH", path, None, limit)
+
+
+def test_who_asks_more_often_than_the_quota_says_is_slowed_down_and_nobody_else(cloud: Cloud) -> None:
+    (_, slow), (_, other) = limited(cloud, requestsPerSecond=3), limited(cloud)
+    addresses = []
+    for s3 in (slow, other):
+        bucket = cloud.name("paced")
+        s3.make_bucket(bucket)
+        addresses.append(s3.presign("GET", bucket, "k", 600))
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        slowed, free = (Counter(pool.map(status_of, [address] * 40)) for address in addresses)
+    assert free == {404: 40}, "nobody else is slowed down: there is just no such key"
+    assert slowed.keys() <= {404, 503} and slowed[404] <= 3 * (time.monotonic() - began) + 3
+    with pytest.raises(urllib.error.HTTPError) as told:
+        for _ in range(50):
+            try:
+                urllib.request.urlopen(addresses[0], timeout=10)
+            except urllib.error.HTTPError as error:
+                if error.code == 503:
+                    raise
+    assert told.value.headers["retry-after"] == "1" and b"<Code>SlowDown</Code>" in told.value.read()
+
+
 # -- what is told and kept --------------------------------------------------------------------------
+
+
+def test_a_retention_that_is_passed_by_stands_in_the_audit_before_it_is_answered(cloud: Cloud) -> None:
+    bucket, s3 = cloud.bucket(objectRetentionMode="Locking"), cloud.s3(cloud.key(cloud.account("storageOperator")))
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    for key in ("kept", "gone"):
+        s3.put(
+            bucket, key, b"x", {"x-amz-object-lock-mode": "GOVERNANCE", "x-amz-object-lock-retain-until-date": until}
+        )
+    version = s3.head(bucket, "gone")["x-amz-version-id"]
+    passing = {"x-amz-bypass-governance-retention": "true"}
+    path = f"/audit/v1/projects/{cloud.project}/records"
+    assert said(lambda: s3.send("DELETE", bucket, "gone", [("versionId", version)])) == "AccessDenied"
+    s3.send("DELETE", bucket, "gone", [("versionId", version)], headers=passing)
+    (record,) = cloud.client.request("GET", path, {"verb": "bypass", "name": bucket})["items"]
+    assert (record["outcome"], record["rule"], record["kind"]) == ("allowed", "storageOperator", "Bucket")
+    assert record["via"].startswith(f"/storage/projects/{cloud.project}/s3Keys/") and record["request"]
+    seen = record["object"]
+    assert (seen["key"], seen["version"], seen["becomes"]) == ("gone", version, "deleted")
+    assert seen["until"].removesuffix(".000Z") + "Z" == until
 
 
 def test_a_key_of_bytes_counts_as_soon_as_it_was_made(cloud: Cloud) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hansa.clock import Clock, SystemClock
 from hansa.errors import NotFound
-from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
+from hansa.gateways.s3.ports import BucketView, Bypass, ProjectLimits, S3Identity
 from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.port import ObjectIndex
@@ -108,6 +108,8 @@ class MemoryUpstream:
     ) -> None:
         self._directory, self._index, self._clock = directory, index, clock or SystemClock()
         self._open = open
+        self.bypasses: list[Bypass] = []
+        self.audits = True  # False: the audit takes nothing
 
     async def create_bucket(self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]) -> BucketView:
         there = self._directory.buckets.get(name)
@@ -142,6 +144,11 @@ class MemoryUpstream:
         if there is None:
             raise S3Error.of("NoSuchBucket", BucketName=bucket.name)
         return self._keep(there, merged(there.spec, merge))
+
+    async def record_bypass(self, bypass: Bypass) -> None:
+        if not self.audits:
+            raise S3Error.of("ServiceUnavailable")
+        self.bypasses.append(bypass)
 
     def _keep(self, view: BucketView, spec: Mapping[str, Any]) -> BucketView:
         mode = spec.get("objectRetentionMode", "Disabled")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from hansa.gateways.s3.ports import ProjectLimits
+from hansa.gateways.s3.ports import ProjectLimits, Rate
 from hansa.gateways.s3.reopening import FORGOTTEN_S
 from hansa.objectindex.records import Limits
 from hansa.sdk.s3sign import UNSIGNED, Pair, signed
@@ -258,12 +258,13 @@ def test_a_bucket_that_was_emptied_and_deleted_takes_nothing(closed: Running, s3
 
 def test_a_project_that_asks_too_often_is_slowed_down(closed: Running) -> None:
     slow = closed.directory.add_user("AKSLOW", "slow-secret-of-forty-characters-or-so", "slow")
-    closed.directory.limits["slow"] = ProjectLimits(requests_per_s=1)  # slower than any machine asks
+    closed.directory.limits["slow"] = ProjectLimits(rates=(Rate("project", "slow", 1),))  # slower than any machine asks
     client = closed.client(slow)
     with pytest.raises(ClientError) as caught:
         for _ in range(50):
             client.list_buckets()
     assert code(caught) == (503, "SlowDown")
+    assert caught.value.response["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
 
 
 def test_a_project_that_is_full_is_told_so(closed: Running) -> None:

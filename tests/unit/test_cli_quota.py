@@ -25,11 +25,13 @@ def test_words_become_a_patch_that_the_kind_takes() -> None:
             "disks=unlimited",
             "buckets=3",
             "objects=9",
+            "requestspersecond=50",
         )
     )
     assert patch == {
         "compute": {"vCPUs": 4, "memory": "64 GB", "gpus": {"L40S": 2}, "disks": 2**31 - 1},
-        "networking": {"publicIPs": None}, "objectStorage": {"totalSize": "unlimited", "buckets": 3, "objects": 9},
+        "networking": {"publicIPs": None},
+        "objectStorage": {"totalSize": "unlimited", "buckets": 3, "objects": 9, "requestsPerSecond": 50},
     }  # fmt: skip
     ProjectSpec.model_validate({"organization": "o", "quotas": patch})
 
@@ -49,6 +51,13 @@ def test_a_bar_shows_the_share_and_never_hides_that_something_is_used() -> None:
     lines = screen("project demo", limits, used)[1].splitlines()
     assert "█" * 20 + " 100%" in next(line for line in lines if line.startswith("vCPUs"))
     assert "█·" in next(line for line in lines if line.startswith("memory"))
+
+
+def test_a_pace_has_a_limit_and_no_use() -> None:
+    used = usage_document({})
+    shown = {name: rest for name, *rest in lines_of(limits_document({"objectStorage.requestsPerSecond": 50}), used)}
+    assert shown["requestsPerSecond"] == ["-", "50", None]
+    assert "requestsPerSecond" not in {line[0] for line in lines_of(limits_document({}), used)}
 
 
 def interval(**more: Any) -> dict[str, Any]:

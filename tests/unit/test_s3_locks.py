@@ -143,11 +143,15 @@ def test_what_is_retained_is_not_removed() -> None:
         check_removal(Lock(C, NOW + 1), bypass=True, now=NOW)
 
 
-def test_a_bypass_that_mattered_is_known_as_one() -> None:
-    assert locks.is_bypassed(Lock(G, NOW + 1), bypass=True, now=NOW)
-    assert not locks.is_bypassed(Lock(G, NOW - 1), bypass=True, now=NOW)
-    assert not locks.is_bypassed(Lock(G, NOW + 1), bypass=False, now=NOW)
-    assert not locks.is_bypassed(Lock(C, NOW + 1), bypass=True, now=NOW)
+def test_a_bypass_that_matters_is_known_as_one() -> None:
+    assert locks.takes_bypass(Lock(G, NOW + 1), NOW)
+    assert not locks.takes_bypass(Lock(G, NOW - 1), NOW)
+    assert not locks.takes_bypass(Lock(C, NOW + 1), NOW)
+    assert not locks.takes_bypass(Lock(G, NOW + 1, hold=True), NOW), "nothing lets it go"
+    assert locks.is_weaker(Lock(G, NOW + 9), Lock(G, NOW + 8), NOW) and locks.is_weaker(Lock(G, NOW + 9), Lock(), NOW)
+    assert locks.is_weaker(Lock(G, NOW + 9), Lock(C, NOW + 10), NOW)
+    assert not locks.is_weaker(Lock(G, NOW + 9), Lock(G, NOW + 9), NOW)
+    assert not locks.is_weaker(Lock(G, NOW - 1), Lock(), NOW) and not locks.is_weaker(Lock(C, NOW + 9), Lock(), NOW)
 
 
 _LOCKS = st.builds(Lock, st.sampled_from([G, C]), st.floats(NOW + 1, NOW + 1e6), st.booleans())

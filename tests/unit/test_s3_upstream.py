@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import pytest
 
+from hansa.clock import SeededIds
+from hansa.errors import Retry
 from hansa.gateways.api import Answered, ApiPlace
-from hansa.gateways.s3.upstream import refused
+from hansa.gateways.s3 import upstream
+from hansa.gateways.s3.ports import BucketView, Bypass
+from hansa.gateways.s3.upstream import Upstream, refused
+from hansa.gateways.s3.wire.errors import S3Error
+from hansa.policy.verdict import Caller
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,44 @@ from hansa.gateways.s3.upstream import refused
 )  # fmt: skip
 def test_refusals_have_codes_of_s3(status: int, document: dict[str, Any], code: str) -> None:
     assert refused(Answered(status, document), "films").code == code
+
+
+class Api:
+    """Answers in turn; None: nobody is there."""
+
+    def __init__(self, *answers: int | None) -> None:
+        self.answers, self.told = list(answers), []
+
+    async def ask(
+        self, method: str, path: str, token: str, body: Mapping[str, Any], *, timeout_s: float, headers: Mapping[str, str]
+    ) -> Answered:  # fmt: skip
+        self.told.append((method, path, token, body["id"], body["who"], body["key"]))
+        status = self.answers.pop(0)
+        if status is None:
+            raise Retry("nobody is there")
+        return Answered(status, {})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answers", "recorded"), [((None, 503, 200), True), ((None, None, None), False), ((401,), False), ((404,), False)]
+)
+async def test_a_bypass_is_told_until_the_audit_has_it_or_refused(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[int | None, ...], recorded: bool
+) -> None:
+    monkeypatch.setattr(upstream, "AGAIN_S", (0.0, 0.0))
+    api = Api(*answers)
+    it = Upstream(cast(Any, api), cast(Any, None), lambda identity, lent: "theirs", lambda: "own", SeededIds(1))
+    view = BucketView("u", "films", "demo", "o", "se-sto", "SE", 1, 0.0, "owner", "Owner", {})
+    bypass = Bypass("b-1", Caller("/iam/users/u"), "acl", "DeleteObject", "r", view, "k", "v", 5.0, "deleted")
+    if recorded:
+        await it.record_bypass(bypass)
+    else:
+        with pytest.raises(S3Error) as refused:
+            await it.record_bypass(bypass)
+        assert refused.value.code == "ServiceUnavailable"
+    told = ("POST", "/internal/v1/bypasses", "own", "b-1", "/iam/users/u", "k")
+    assert api.told == [told] * len(answers), "the same record each time"
 
 
 def test_where_an_api_is() -> None:

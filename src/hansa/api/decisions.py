@@ -23,7 +23,7 @@ from hansa.store.port import Entry, Store
 
 PLACEMENTS, VERDICTS = "decisions", "verdicts"  # VERDICTS: nothing is appended to it any more
 ID_LENGTH_MAX = 64
-OUTCOMES = {"done": "allowed", "refused": "refused"}
+OUTCOMES = {"done": "allowed", "allowed": "allowed", "refused": "refused"}
 
 
 @dataclass(frozen=True, slots=True)

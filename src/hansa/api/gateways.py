@@ -1,31 +1,38 @@
-"""What the data planes of this cloud tell the API: usage, in windows of a minute.
+"""What the data planes of this cloud tell the API: usage, in windows of a minute, and whose retention was passed by.
 
 Who tells it proves to be a process of this cloud: by a token that it signed with the keys in `DIR/keys`, for this
-audience and no other. A window that is told twice is recorded once.
+audience and no other. What is told twice is recorded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from hansa.api.audit import done
 from hansa.api.keys import SigningKeys
 from hansa.clock import Clock
+from hansa.dates import rfc3339
 from hansa.errors import FieldError, Invalid, NotFound, Unauthenticated
+from hansa.kinds.iam import Project
 from hansa.kinds.meters import S3_COUNTED
 from hansa.kinds.registry import kind_named
 from hansa.kinds.resource import Document, Key, Wire, ref_of
+from hansa.kinds.storage import Bucket
 from hansa.ledger.usage import COUNTED, Whose, counted_body, stream_of
+from hansa.policy.verdict import Act, Caller
 from hansa.store.port import Append, Store, Wake, Write
 
 AUDIENCE = "hansa-internal"
+MOMENT_MAX = 253_402_300_799.0  # the last second that a date can say
 ROWS_MAX = 500
 BY = "/hansa/gateway"
 _METERS = frozenset(meter.name for meter in S3_COUNTED)
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+_Ref = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
 class CountedRow(Wire):
@@ -51,6 +58,26 @@ class Window(Wire):
     rows: list[CountedRow] = Field(max_length=ROWS_MAX)
 
 
+class Bypass(Wire):
+    """Somebody is let pass by a retention in GOVERNANCE mode. `until`: the end that it had, epoch seconds; `becomes`: what
+    is left of it, in words. `rule`: what lets them."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,100}$")]
+    who: _Ref
+    via: Annotated[str, StringConstraints(max_length=512)]
+    rule: _Ref
+    operation: _Name
+    request: _Name
+    project: _Name
+    region: _Name
+    bucket: _Name
+    uid: _Name
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    version: _Name
+    until: float = Field(ge=0, le=MOMENT_MAX)
+    becomes: _Name
+
+
 @dataclass(frozen=True, slots=True)
 class Gateways:
     store: Store
@@ -66,6 +93,19 @@ class Gateways:
         window = _window(await body())
         await self.store.commit(*_records(window), *_wakes(window.rows), by=BY, request=request)
         return {"window": window.id, "rows": len(window.rows)}
+
+    async def note_bypass(
+        self, authorization: str | None, body: Callable[[], Awaitable[Mapping[str, Any]]], request: str
+    ) -> Document:
+        """Into the audit of whom the bucket belongs to, before it is done. Raises Unauthenticated, Invalid, NotFound for a
+        project that is not there, Retry."""
+        self._prove(authorization)
+        bypass = _read(Bypass, await body())
+        project = Project(await self.store.get(Key(Project.kind, "", bypass.project)))
+        await self.store.commit(
+            _bypass_record(bypass, project.spec.organization), by=bypass.who, request=bypass.request
+        )
+        return {"record": bypass.id}
 
     def _prove(self, authorization: str | None) -> None:
         """A token of a tenant has another audience and is worth nothing here."""
@@ -83,13 +123,20 @@ def gateway_claims(issuer: str, gateway: str, now: float, *, life_s: float = 60.
     return {"iss": issuer, "aud": AUDIENCE, "sub": f"gateway/{gateway}", "iat": int(now), "exp": int(now + life_s)}
 
 
-def _window(document: Mapping[str, Any]) -> Window:
+Told = TypeVar("Told", Window, Bypass)
+
+
+def _read(form: type[Told], document: Mapping[str, Any]) -> Told:
     try:
-        window = Window.model_validate(document)
+        return form.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         raise Invalid(f"{path}: {first['msg']}", fields=(FieldError(path, first["msg"]),)) from error
+
+
+def _window(document: Mapping[str, Any]) -> Window:
+    window = _read(Window, document)
     if window.end < window.start:
         raise Invalid.field("end", "must not be before start")
     for row in window.rows:
@@ -122,6 +169,19 @@ def _records(window: Window) -> list[Write]:
         body = counted_body(whose, id, window.start, window.end, counts)
         found.append(Append(stream_of(COUNTED, row.project_uid), id, row.uid, body))
     return found
+
+
+def _bypass_record(it: Bypass, organization: str) -> Append:
+    """About the bucket, and which version in it. The outcome is no `done`: it is written before the deed."""
+    ref = ref_of(Bucket, Key(Bucket.kind, f"projects/{it.project}/regions/{it.region}", it.bucket))
+    record = done(
+        it.id, Caller(it.who, via=it.via), it.request, Act.BYPASS.value, Bucket.kind, ref, organization=organization,
+        project=it.project, uid=it.uid, rule=it.rule,
+    )  # fmt: skip
+    version = {
+        "key": it.key, "version": it.version, "until": rfc3339(it.until), "becomes": it.becomes, "operation": it.operation,
+    }  # fmt: skip
+    return replace(record, body={**record.body, "outcome": "allowed", "object": version})
 
 
 def _wakes(rows: Sequence[CountedRow]) -> list[Write]:

@@ -17,8 +17,10 @@ SPANS = {"m": 60, "h": 3600, "d": 86_400}
 @click.option("--who", help="Only of this principal, as in /iam/users/…")
 @click.option("--kind", help="Only about this kind, as in VirtualMachine.")
 @click.option("--name", help="Only about objects of this name.")
-@click.option("--verb", help="Only of this verb: create, update, delete, start, assign, login, …")
-@click.option("--outcome", type=click.Choice(["done", "refused", "unauthenticated"]), help="Only with this outcome.")
+@click.option("--verb", help="Only of this verb: create, update, delete, bypass, start, assign, login, …")
+@click.option(
+    "--outcome", type=click.Choice(["done", "allowed", "refused", "unauthenticated"]), help="Only with this outcome."
+)
 @click.option("--request", "request_id", help="Only of the request with this id.")
 @click.option("--since", help="From this date on (RFC 3339), or so long ago: 30m, 12h, 7d.")
 @click.option("--until", help="Before this date, or so long ago.")

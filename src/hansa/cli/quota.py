@@ -18,9 +18,10 @@ COUNT_MAX = 2**31 - 1  # a count that says: no limit
 PARTS = {
     "vCPUs": "compute", "memory": "compute", "blockStorage": "compute", "virtualMachines": "compute", "disks": "compute",
     "snapshots": "compute", "publicIPs": "networking", "virtualPrivateClouds": "networking", "totalSize": "objectStorage",
-    "buckets": "objectStorage", "objects": "objectStorage", "projects": "iam",
+    "buckets": "objectStorage", "objects": "objectStorage", "requestsPerSecond": "objectStorage", "projects": "iam",
 }  # fmt: skip
 SIZES = ("memory", "blockStorage", "totalSize")
+PACES = ("requestsPerSecond",)  # nothing of them is ever in use
 
 
 @click.group("quota", invoke_without_command=True)
@@ -122,11 +123,11 @@ def lines_of(limits: Document, used: Document) -> Iterator[tuple[str, str, str, 
     """Name, used, limit and the share that is used; None where there is no limit."""
     for name, part in PARTS.items():
         amount, limit = used.get(part, {}).get(name), limits.get(part, {}).get(name)
-        if amount is None:
+        if amount is None and (name not in PACES or limit is None):
             continue
         yield (
             name,
-            _text(name, amount),
+            "-" if amount is None else _text(name, amount),
             "-" if _number(limit) is None else _text(name, limit),
             _share(_number(amount), _number(limit)),
         )

@@ -46,6 +46,7 @@ MACHINES, DISKS, SNAPSHOTS = "compute.virtualMachines", "compute.disks", "comput
 PUBLIC_IPS, VPCS = "networking.publicIPs", "networking.virtualPrivateClouds"
 OBJECT_STORAGE, PROJECTS = "objectStorage.totalSize", "iam.projects"
 BUCKETS, OBJECTS = "objectStorage.buckets", "objectStorage.objects"
+REQUESTS = "objectStorage.requestsPerSecond"  # a pace: nothing of it is ever in use
 SIZES = frozenset({MEMORY, BLOCK_STORAGE, OBJECT_STORAGE})  # in bytes; everything else is a count
 COUNTS = (VCPUS, MACHINES, DISKS, SNAPSHOTS, PUBLIC_IPS, VPCS, BUCKETS, OBJECTS, PROJECTS)  # the last: of organisations
 _GPU_KEYS = {"L40S": "nvidia.com/AD102GL_L40S", "B200": "nvidia.com/GB100_B200"}  # by the model of a profile
@@ -72,6 +73,7 @@ class ObjectStorageQuotas(Wire):
     total_size: str | None = None  # a size
     buckets: CountLimit | None = None
     objects: CountLimit | None = None  # with all their versions
+    requests_per_second: CountLimit | None = None  # of S3
 
     _sizes = field_validator("total_size")(check_size)
 

@@ -88,7 +88,7 @@ class SqlObjectIndex:
     ) -> Written:  # fmt: skip
         asked = self._asked(new.bucket, encoded(new.key), project, limits, check, events)
         return await self._counted(
-            _key(new.bucket, new.key), asked, lambda tx, asked: steps.publish(tx, asked, new, versioning)
+            _key(new.bucket, new.key), asked, new.size, lambda tx, asked: steps.publish(tx, asked, new, versioning)
         )
 
     async def lay_marker(
@@ -213,7 +213,7 @@ class SqlObjectIndex:
             return False
         asked = self._asked(bucket, f"{part.upload}/{part.piece.number}".encode(), project, limits)
         names = [(_upload(part.upload), False), (number("s3 part", part.upload, str(part.piece.number)), True)]
-        return await self._counted(names, asked, lambda tx, asked: steps.put_part(tx, asked, part))
+        return await self._counted(names, asked, part.piece.size, lambda tx, asked: steps.put_part(tx, asked, part))
 
     async def parts(self, upload: str, *, after: int = 0, limit: int = 1000) -> Sequence[Part]:
         rows = await self._read(sql.PARTS, upload=upload, after=after, limit=min(limit, LIST_MAX))
@@ -227,7 +227,9 @@ class SqlObjectIndex:
         if not _may_be(upload):
             return None
         names = [*_key(new.bucket, new.key), (_upload(upload), True)]
-        return await self._counted(names, asked, lambda tx, asked: steps.complete(tx, asked, upload, new, versioning))
+        return await self._counted(
+            names, asked, new.size, lambda tx, asked: steps.complete(tx, asked, upload, new, versioning)
+        )
 
     async def completed(self, bucket: str, upload: str) -> Version | None:
         since = self._clock.now() - steps.COMPLETED_S
@@ -332,14 +334,14 @@ class SqlObjectIndex:
         return Asked(bucket, key, project, now, self._new_ref, limits, check, events, alone)
 
     async def _counted(
-        self, names: Names, asked: Asked, step: Callable[[Transaction, Asked], Awaitable[T]]
-    ) -> T:  # fmt: skip
-        """A write that limits may refuse: near one of them it counts alone."""
+        self, names: Names, asked: Asked, size: int, step: Callable[[Transaction, Asked], Awaitable[T]]
+    ) -> T:
+        """A write of `size` bytes that limits may refuse: near one of them it counts alone."""
         try:
-            return await self._write(names, lambda tx: step(tx, asked))
+            return await self._write([*names, *_together(asked, size)], lambda tx: step(tx, asked))
         except Nearly:
             alone = replace(asked, alone=True)
-            return await self._write(names, lambda tx: step(tx, alone))
+            return await self._write([*names, *_together(alone, size)], lambda tx: step(tx, alone))
 
     async def _write(self, names: Names, work: Callable[[Transaction], Awaitable[T]]) -> T:
         return await self._driver.write(work, sorted(names))
@@ -374,6 +376,12 @@ def _may_be(id: str) -> bool:
 def _key(bucket: str, key: str) -> list[tuple[int, bool]]:
     """What is written of a bucket that must stay open meanwhile, and of a key by one at a time."""
     return [(_bucket(bucket), False), (number("s3 key", bucket, key), True)]
+
+
+def _together(asked: Asked, size: int) -> Names:
+    """What a limit that is shared keeps apart: its sum stays as it is, or grows by small writes only."""
+    together = asked.limits.together
+    return [] if together is None else [(number("s3 together", together.of), asked.counts_alone(size))]
 
 
 def _bucket(bucket: str) -> int:

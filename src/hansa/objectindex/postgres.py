@@ -1,8 +1,9 @@
 """The object index on PostgreSQL: many processes, each with a pool of connections, writing side by side.
 
-A transaction begins by taking the names that the index gives it (the key alone, its bucket shared with other writers),
-in one order for all; limits take the project's name after them, counts come last. So what a check saw stays true, and
-nobody waits in a circle. Sums are spread over slots, so that the writers of one bucket do not queue for its row.
+A transaction begins by taking the names that the index gives it (the key alone, its bucket and what projects may hold
+together shared with other writers), in one order for all; a limit of the project's own takes its name after them, counts
+come last. So what a check saw stays true, and nobody waits in a circle. Sums are spread over slots, so that the writers of
+one bucket do not queue for its row.
 Every wait has an end on both sides.
 """
 
@@ -38,6 +39,9 @@ ATTEMPTS: Final = 6
 UNDO_S: Final = 5.0
 _OWN_SHAPE: Final = {
     sql.KNOWN: "select blob_id from s3_blobs where blob_id in (select jsonb_array_elements_text(:blobs::text::jsonb))",
+    sql.HELD_TOGETHER: sql.HELD_TOGETHER.replace(
+        "select value from json_each(:owners)", "select jsonb_array_elements_text(:owners::text::jsonb)"
+    ),
 }
 
 

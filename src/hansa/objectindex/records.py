@@ -197,11 +197,22 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """What some projects may hold in all; None: no limit. `of`: whose they are, the same for all who write to them."""
+
+    of: str
+    projects: tuple[str, ...]
+    bytes: int | None = None
+    versions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What a project may hold in all of its buckets; None: no limit."""
+    """What a project may hold in all of its buckets; None: no limit. `together`: what it may hold with others."""
 
     bytes: int | None = None
     versions: int | None = None
+    together: Together | None = None
 
 
 UNLIMITED = Limits()

@@ -58,6 +58,7 @@ _SUMS = ", ".join(
     f"coalesce(sum({name}), 0)" for name in ("bytes", "versions", "current_keys", "upload_bytes", "uploads")
 )
 HELD = f"select {_SUMS} from s3_held where owner = :owner"
+HELD_TOGETHER = f"select {_SUMS} from s3_held where owner in (select value from json_each(:owners))"
 # A bucket's row before its project's, always: two that count wait for one another, never both for each.
 COUNT = """
 insert into s3_held (owner, slot, bytes, versions, current_keys, upload_bytes, uploads)

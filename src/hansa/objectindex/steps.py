@@ -27,12 +27,22 @@ from hansa.objectindex.records import (
     Part,
     Piece,
     Removed,
+    Together,
     Upload,
     Version,
     Versioning,
     Written,
 )
-from hansa.objectindex.transaction import Counts, Freed, Make, Project, Transaction, bucket_owner, free
+from hansa.objectindex.transaction import (
+    Counts,
+    Freed,
+    Make,
+    Project,
+    Transaction,
+    bucket_owner,
+    free,
+    held_together,
+)
 
 COMPLETED_S: Final = 3600.0
 # Where many write side by side, what is small counts against a limit beside others, as long as so many of them could
@@ -61,7 +71,11 @@ class Asked:
         """The project whose limits are to hold while so many bytes are added; None: nothing can be passed."""
         if self.limits.bytes is None and self.limits.versions is None:
             return None
-        return Project(self.project, self.alone or more_bytes > SMALL)
+        return Project(self.project, self.counts_alone(more_bytes))
+
+    def counts_alone(self, more_bytes: int) -> bool:
+        """Whether a write of so many bytes is counted against limits while no other is."""
+        return self.alone or more_bytes > SMALL
 
 
 class Nearly(HansaError):
@@ -126,8 +140,7 @@ async def _make(
         beside.upload_bytes,
         beside.uploads,
     )
-    if project is not None:
-        _check_room(asked.limits, project, looked.held, counts)
+    await _check_limits(tx, asked, new.size, looked.held, counts)
     id = new.id if versioning is Versioning.ENABLED else NULL
     order = await tx.make(_made(asked, new, id, current, old, kept, counts))
     await _tell(tx, asked, id)
@@ -194,8 +207,8 @@ async def put_part(tx: Transaction, asked: Asked, part: Part) -> bool:
     piece = part.piece
     old = await tx.all(sql.PART, upload=part.upload, number=piece.number)
     counts = Counts(upload_bytes=piece.size - (old[0][2] if old else 0))
-    if project := asked.project_for(piece.size):
-        _check_room(asked.limits, project, await tx.room(project), counts)
+    project = asked.project_for(piece.size)
+    await _check_limits(tx, asked, piece.size, Held() if project is None else await tx.room(project), counts)
     stored = _stored(piece, asked.new_ref)
     if stored.inline:
         await tx.keep([stored.inline])
@@ -296,18 +309,36 @@ def _pieces(row: Row) -> Sequence[Sequence[Any]]:
     return pieces
 
 
-def _check_room(limits: Limits, project: Project, there: Held, counts: Counts) -> None:
-    """Raises Full when a limit of the project would be passed, or Nearly. What makes less is always allowed."""
+async def _check_limits(tx: Transaction, asked: Asked, size: int, there: Held, counts: Counts) -> None:
+    """Of a write of `size` bytes: what the project may hold (`there`: what it does), and what it may with others."""
+    alone, together = asked.counts_alone(size), asked.limits.together
+    _check_room(asked.limits, _Holder(asked.project, "the project holds", alone), there, counts)
+    if together is not None:
+        everybody = _Holder(together.of, "the projects of its organisation hold together", alone)
+        _check_room(together, everybody, await held_together(tx, together.projects), counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Whose limit it is, in words too, and whether nobody else counts against it meanwhile."""
+
+    name: str
+    words: str
+    alone: bool
+
+
+def _check_room(limits: Limits | Together, holder: _Holder, there: Held, counts: Counts) -> None:
+    """Raises Full when a limit would be passed, or Nearly. What makes less is always allowed."""
     more_bytes, more_versions = counts.bytes + counts.upload_bytes, counts.versions
     left_bytes = _INFINITE if limits.bytes is None else limits.bytes - there.bytes - there.upload_bytes
     left_versions = _INFINITE if limits.versions is None else limits.versions - there.versions
     if more_bytes > max(0, left_bytes):
-        raise Full(project.uid, "bytes", "the project holds as many bytes of objects as it may")
+        raise Full(holder.name, "bytes", f"{holder.words} as many bytes of objects as allowed")
     if more_versions > max(0, left_versions):
-        raise Full(project.uid, "versions", "the project holds as many objects as it may")
+        raise Full(holder.name, "versions", f"{holder.words} as many objects as allowed")
     is_far = left_bytes > SIDE_BY_SIDE * SMALL and left_versions > SIDE_BY_SIDE
-    if not (is_far or project.alone) and (more_bytes > 0 or more_versions > 0):
-        raise Nearly("near a limit of the project")
+    if not (is_far or holder.alone) and (more_bytes > 0 or more_versions > 0):
+        raise Nearly("near a limit")
 
 
 _INFINITE: Final = 1 << 62

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hansa.objectindex import documents
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Row
 from hansa.objectindex.records import NULL, Held
@@ -147,6 +148,12 @@ async def free(tx: Transaction, freed: Freed, now: float) -> None:
 
 async def held(tx: Transaction, owner: str) -> Held:
     return Held(*(int(count) for count in (await tx.all(sql.HELD, owner=owner))[0]))
+
+
+async def held_together(tx: Transaction, projects: Sequence[str]) -> Held:
+    """What they hold in all. It stays so as far as whoever asks has taken the name of them all (`Together.of`)."""
+    owners = documents.text([project_owner(project) for project in projects])
+    return Held(*(int(count) for count in (await tx.all(sql.HELD_TOGETHER, owners=owners))[0]))
 
 
 async def count(tx: Transaction, bucket: str, project: str, counts: Counts, slot: int) -> None:

@@ -47,7 +47,7 @@ class S3App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._pace, self._refused = Pace(), Refused()
+        self._pace, self._refused = Pace(gateway.settings.processes), Refused()
         self._prefix, self._count = urandom(5).hex().upper(), count(1)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -123,9 +123,8 @@ class S3App:
         own: the crowd at its door keeps nobody out who has a key."""
         project = call.signed.identity.project if call.signed else call.view.project if call.view else ""
         if project:
-            most = self._gateway.directory.project_limits(project).requests_per_s
-            whose = project if call.signed else f"anonymous/{project}"
-            self._pace.take(whose, most or self._gateway.settings.requests_per_s, time.monotonic())
+            rates = self._gateway.directory.project_limits(project).rates
+            self._pace.take(rates, time.monotonic(), crowd=call.signed is None)
 
     def _note(self, exchange: _Exchange, seconds: float) -> None:
         meter, call, request = self._gateway.meter, exchange.call, exchange.request

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from hansa.clock import Clock
 from hansa.dates import parse_rfc3339
 from hansa.errors import Bug, Retry
-from hansa.gateways.s3.ports import BucketView, ProjectLimits, S3Identity
+from hansa.gateways.s3.ports import BucketView, ProjectLimits, Rate, S3Identity
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.iam import Organization, Project
-from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS
+from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS, REQUESTS
 from hansa.kinds.resource import Stored
 from hansa.kinds.storage import (
     MATERIAL,
@@ -30,7 +30,7 @@ from hansa.kinds.storage import (
     generation_name,
     pair_fault,
 )
-from hansa.objectindex.records import Limits, Versioning
+from hansa.objectindex.records import Limits, Together, Versioning
 from hansa.policy.quota import effective
 from hansa.policy.verdict import Caller, Rules, TerritoryRule
 
@@ -75,6 +75,9 @@ class Directory:
         self._clock, self._open, self._quotas = clock, open, quotas
         self.territories: dict[str, str] = {}
         self.projects: dict[str, Project] = {}
+        self._of: dict[str, set[str]] = {}  # organisation -> names of its projects
+        self._limits: dict[str, ProjectLimits] = {}  # by project, worked out when they are first asked for
+        self._shared: dict[str, ProjectLimits] = {}  # by organisation
         self.organizations: dict[str, Organization] = {}
         self.materials: dict[
             tuple[str, str], Material
@@ -97,17 +100,37 @@ class Directory:
         for table in (
             self.territories, self.policies, self.projects, self.organizations, self.materials, self.holders,
             self._buckets, self._named, self._in, self._accounts, self._users, self._views, self._identities,
-            self._opened,
+            self._opened, self._of, self._limits, self._shared,
         ):  # fmt: skip
             table.clear()
         self.stale.clear()
 
     def put_project(self, it: Project) -> None:
         """Views of what is in it say which organisation it is of."""
+        self.drop_project(it.name)
         self.projects[it.name] = it
+        self._of.setdefault(it.spec.organization, set()).add(it.name)
         for uid in self._in.get(it.name, ()):
             self._views.pop(uid, None)
         self._identities.clear()
+
+    def drop_project(self, name: str) -> None:
+        gone = self.projects.pop(name, None)
+        if gone is not None:
+            self._of[gone.spec.organization].discard(name)
+        self._forget_limits()
+
+    def put_organization(self, it: Organization) -> None:
+        self.organizations[it.name] = it
+        self._forget_limits()
+
+    def drop_organization(self, name: str) -> None:
+        self.organizations.pop(name, None)
+        self._forget_limits()
+
+    def _forget_limits(self) -> None:
+        self._limits.clear()
+        self._shared.clear()
 
     # -- buckets ----------------------------------------------------------------------------
 
@@ -272,14 +295,33 @@ class Directory:
         return Rules(tuple(rule for scope in scopes for rule in self.policies.get(scope, {}).values()))
 
     def project_limits(self, project: str) -> ProjectLimits:
-        """The project's own limit, and its organisation's: which a project of it cannot pass either."""
-        it = self.projects.get(project)
+        """The project's own limits, and those that its organisation sets to all of its projects together."""
+        it, known = self.projects.get(project), self._limits.get(project)
         if it is None:
             return ProjectLimits()
-        home = self.organizations.get(it.spec.organization)
-        both = (effective(it.spec.quotas, {}), effective(home.spec.quotas if home is not None else None, self._quotas))
-        sizes, counts = ([limits[of] for limits in both if of in limits] for of in (OBJECT_STORAGE, OBJECTS))
-        return ProjectLimits(Limits(bytes=min(sizes, default=None), versions=min(counts, default=None)))
+        if known is None:
+            known = self._limits[project] = self._worked_out(it)
+        return known
+
+    def _worked_out(self, it: Project) -> ProjectLimits:
+        own, shared = effective(it.spec.quotas, {}), self._shared_in(it.spec.organization)
+        rates = (Rate("project", it.name, own[REQUESTS]),) if REQUESTS in own else ()
+        held = Limits(own.get(OBJECT_STORAGE), own.get(OBJECTS), shared.held.together)
+        return ProjectLimits(held, rates + shared.rates)
+
+    def _shared_in(self, organization: str) -> ProjectLimits:
+        """What all of its projects share. One that was made just now counts as soon as it is known here."""
+        known = self._shared.get(organization)
+        if known is None:
+            home = self.organizations.get(organization)
+            limits = effective(home.spec.quotas if home is not None else None, self._quotas)
+            projects = tuple(sorted(self._of.get(organization, ())))
+            together = Together(organization, projects, limits.get(OBJECT_STORAGE), limits.get(OBJECTS))
+            limited = together.bytes is not None or together.versions is not None
+            rates = (Rate("organization", organization, limits[REQUESTS]),) if REQUESTS in limits else ()
+            known = ProjectLimits(Limits(together=together if limited else None), rates)
+            self._shared[organization] = known
+        return known
 
     def put_key(self, project: str, name: str, generations: Sequence[Material]) -> None:
         """All generations of an encryption key, the first one first: in the place of those that were known."""

@@ -65,7 +65,7 @@ class Follower:
         for stored in await self._all(Region.kind):
             it.territories[stored.key.name] = Region(stored).spec.country
         for stored in await self._all(Organization.kind):
-            it.organizations[stored.key.name] = Organization(stored)
+            it.put_organization(Organization(stored))
         for kind in LOADED:
             for stored in await self._all(kind.kind):
                 await self._put(stored)
@@ -169,7 +169,7 @@ class Follower:
             it.put_project(Project(stored))
             await self._home_key(stored.key.name)
         elif kind == Organization.kind:
-            it.organizations[stored.key.name] = Organization(stored)
+            it.put_organization(Organization(stored))
         elif kind == SovereigntyPolicy.kind:
             policy = SovereigntyPolicy(stored)
             rule = TerritoryRule(policy.ref, frozenset(policy.spec.territories))
@@ -229,11 +229,11 @@ class Follower:
         elif key.kind == EncryptionKey.kind:
             it.drop_key(key.project or "", key.name)
         elif key.kind == Project.kind:
-            it.projects.pop(key.name, None)
+            it.drop_project(key.name)
             it.materials.pop((key.name, ""), None)
             it.forget_secret(uid, MATERIAL)
         elif key.kind == Organization.kind:
-            it.organizations.pop(key.name, None)
+            it.drop_organization(key.name)
         elif key.kind == SovereigntyPolicy.kind:
             it.policies.get(key.scope, {}).pop(uid, None)
 

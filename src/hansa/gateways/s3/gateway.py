@@ -25,13 +25,13 @@ from hansa.objectindex.records import Limits
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """`domains`: hosts under which a bucket may be the first label. `acl_open`: new buckets take ACLs, and are not kept
-    from the public. `part_bytes_min`: of a part that is not the last. `requests_per_s`: of one project in this process.
+    from the public. `part_bytes_min`: of a part that is not the last. `processes`: how many gateways serve side by side.
     """
 
     domains: tuple[str, ...] = ("s3.localhost",)
     acl_open: bool = False
     part_bytes_min: int = 5 << 20
-    requests_per_s: int = 10_000
+    processes: int = 1
     stall_s: float = STALL_S
 
 
@@ -92,7 +92,7 @@ class Call:
 
     @property
     def limits(self) -> Limits:
-        """What the bucket's project may hold."""
+        """What the bucket's project may hold, and what it may together with others."""
         return self.gateway.directory.project_limits(self.bucket.project).held
 
     @property

@@ -1,7 +1,8 @@
 """What the gateway asks of the control plane: who signed, which bucket is meant, and writes to buckets in the caller's name.
 
 `Directory` answers from memory, at once, what the control store says; `Upstream` carries a user's write to the API, where
-it is decided, audited and merged like any other, and comes back when the directory knows the outcome.
+it is decided, audited and merged like any other, and comes back when the directory knows the outcome. What is audited and
+happens in the gateway alone is told to the API the same way.
 """
 
 from __future__ import annotations
@@ -65,11 +66,37 @@ class S3Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How many requests a second all gateways together take for a project, or for all projects of an organisation."""
+
+    kind: str  # project, organization
+    name: str
+    per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectLimits:
-    """What a project may hold and ask for. `requests_per_s` None: as much as any (`GatewaySettings`)."""
+    """What a project may hold and ask for: its own limits and those of its organisation, which all of it shares."""
 
     held: Limits = Limits()
-    requests_per_s: int | None = None
+    rates: tuple[Rate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """A retention in GOVERNANCE mode that somebody is let pass by. `id`: of its record; `until`: epoch seconds, the end that
+    it had; `becomes`: what is left of it, in words."""
+
+    id: str
+    caller: Caller
+    rule: str
+    operation: str
+    request: str
+    bucket: BucketView
+    key: str
+    version: str
+    until: float
+    becomes: str
 
 
 class Directory(Protocol):
@@ -138,6 +165,10 @@ class Upstream(Protocol):
     ) -> BucketView:
         """A merge patch of the spec (RFC 7396): None takes a field away. `lent`: not a role of theirs but the bucket's own
         policy or ACL lets them; the caller of this has seen to that."""
+        ...
+
+    async def record_bypass(self, bypass: Bypass) -> None:
+        """Stands in the audit when this returns."""
         ...
 
 

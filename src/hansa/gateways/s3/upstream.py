@@ -1,6 +1,7 @@
 """Writes to bucket resources, carried to the API in the name of who signed.
 
-The API decides, audits and merges them like any other; each call here may be repeated. What comes back is told once the
+The API decides, audits and merges them like any other; each call here may be repeated. A bypass of a retention is told in
+the gateway's own name, for the audit. What comes back is told once the
 directory knows it, so that whoever made a bucket can use it and whoever deleted one can make it again.
 """
 
@@ -15,7 +16,7 @@ from hansa.clock import Ids
 from hansa.errors import Retry
 from hansa.gateways.api import Answered, ApiClient
 from hansa.gateways.s3.directory import Directory
-from hansa.gateways.s3.ports import BucketView, S3Identity
+from hansa.gateways.s3.ports import BucketView, Bypass, S3Identity
 from hansa.gateways.s3.rules.access import is_home
 from hansa.gateways.s3.wire.errors import S3Error
 
@@ -25,12 +26,16 @@ GONE_S = 15.0  # for a deleted bucket to be forgotten
 AGAIN_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 LOOK_S = 0.02
 
+BYPASSES = "/internal/v1/bypasses"
+
 Mint = Callable[[S3Identity, str], str]  # a short-lived access token of who holds a key, for a bucket that is lent
+Token = Callable[[], str]  # a short-lived one, made anew
 
 
 class Upstream:
-    def __init__(self, api: ApiClient, directory: Directory, mint: Mint, ids: Ids) -> None:
-        self._api, self._directory, self._mint, self._ids = api, directory, mint, ids
+    def __init__(self, api: ApiClient, directory: Directory, mint: Mint, mint_own: Token, ids: Ids) -> None:
+        self._api, self._directory, self._ids = api, directory, ids
+        self._mint, self._mint_own = mint, mint_own
 
     async def create_bucket(self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]) -> BucketView:
         body = {"metadata": {"id": name}, "spec": spec}
@@ -67,11 +72,23 @@ class Upstream:
             revision = int(answered.document["metadata"]["resourceVersion"])
             return await self._known(bucket.uid, lambda view: view.revision >= revision)
 
+    async def record_bypass(self, bypass: Bypass) -> None:
+        async with _within(WHOLE_S):
+            answered = await self._told("POST", BYPASSES, self._mint_own, _bypass(bypass))
+            if answered.status != 200:
+                raise S3Error.of("ServiceUnavailable", "The audit takes no record now, so nothing was changed.")
+
     # -- the call ---------------------------------------------------------------------------
 
     async def _ask(
         self, identity: S3Identity, method: str, path: str, body: Mapping[str, Any] | None = None, *, lent: str = ""
     ) -> Answered:
+        """In the name of who signed."""
+        return await self._told(method, path, lambda: self._mint(identity, lent), body)
+
+    async def _told(
+        self, method: str, path: str, token: Token, body: Mapping[str, Any] | None = None
+    ) -> Answered:  # fmt: skip
         """The API's answer; one that says "later" is asked for again. Raises ServiceUnavailable."""
         headers = {"x-request-id": self._ids.token()[:16]}
         if method == "POST":
@@ -79,9 +96,7 @@ class Upstream:
         said = ""
         for pause_s in (*AGAIN_S, None):
             try:
-                answered = await self._api.ask(
-                    method, path, self._mint(identity, lent), body, timeout_s=CALL_S, headers=headers
-                )
+                answered = await self._api.ask(method, path, token(), body, timeout_s=CALL_S, headers=headers)
                 if answered.status not in (429, 503) and not (method == "PATCH" and answered.reason == "Conflict"):
                     return answered
                 said = answered.message
@@ -128,6 +143,15 @@ class Upstream:
             return refused(answered, name)
         mine = view is not None and is_home(identity, view) and not view.going
         return S3Error.of("BucketAlreadyOwnedByYou" if mine else "BucketAlreadyExists", BucketName=name)
+
+
+def _bypass(it: Bypass) -> dict[str, Any]:
+    bucket = it.bucket
+    return {
+        "id": it.id, "who": it.caller.ref, "via": it.caller.via, "rule": it.rule, "operation": it.operation,
+        "request": it.request, "project": bucket.project, "region": bucket.region, "bucket": bucket.name,
+        "uid": bucket.uid, "key": it.key, "version": it.version, "until": it.until, "becomes": it.becomes,
+    }  # fmt: skip
 
 
 def _ref(bucket: BucketView) -> str:

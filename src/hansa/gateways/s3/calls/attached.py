@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import structlog
-
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
+from hansa.gateways.s3.calls.bypassing import may_weaken
 from hansa.gateways.s3.calls.grants import body_acl, object_acl, people, write_acl
 from hansa.gateways.s3.calls.heads import version_header
 from hansa.gateways.s3.calls.intake import read_document
 from hansa.gateways.s3.calls.lookup import absent, present, seen, version_id
-from hansa.gateways.s3.calls.permission import allow, may
+from hansa.gateways.s3.calls.permission import allow
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.rules import acl, locks, publicaccess, replication
 from hansa.gateways.s3.rules.tagging import object_tags
@@ -25,9 +24,6 @@ from hansa.gateways.s3.wire import documents
 from hansa.gateways.s3.wire.dates import iso_date
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Facts, Lock, Version
-
-log = structlog.get_logger("hansa.s3.locks")
-BYPASS = "x-amz-bypass-governance-retention"
 
 
 async def amended(call: Call, change: Callable[[Version], Facts]) -> Version:
@@ -92,19 +88,17 @@ async def get_retention(call: Call) -> Answer:
 
 
 async def put_retention(call: Call) -> Answer:
-    await _lockable(call)
+    seen_now = await _lockable(call)
     asked = documents.read_retention(await read_document(call, proven=True))
     now = await call.gateway.index.floor(call.now)
     new = locks.retention(asked.mode, iso_date(asked.until), now) if asked.mode else Lock()
-    bypass = bypasses(call)
+    passes = await may_weaken(call, seen_now, new, now)
 
     def change(version: Version) -> Facts:
+        bypass = passes and version.id == seen_now.id
         return replace(version.facts, lock=locks.with_retention(version.facts.lock, new, bypass=bypass, now=now))
 
-    version = await amended(call, change)
-    if bypass:
-        note_bypass(call, version)
-    return _about(call, version)
+    return _about(call, await amended(call, change))
 
 
 async def get_legal_hold(call: Call) -> Answer:
@@ -128,19 +122,6 @@ async def _lockable(call: Call) -> Version:
     if not call.bucket.locking:
         raise locks.no_configuration()
     return version
-
-
-def bypasses(call: Call) -> bool:
-    """Whether the caller asks to pass by GOVERNANCE, and may. On a bucket without locks the wish means nothing."""
-    return call.request.flag(BYPASS) and call.bucket.locking and may(call, "s3:BypassGovernanceRetention")
-
-
-def note_bypass(call: Call, version: Version) -> None:
-    """Who took a lock away, or may have, stands in the log."""
-    log.warning(
-        "a retention was passed by", request=call.request.id, caller=call.who.caller.ref, bucket=call.bucket.name,
-        project=call.bucket.project, key=version.key, version=version.id, operation=call.operation.name,
-    )  # fmt: skip
 
 
 # -- grants -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import asyncio
 from hansa.errors import HansaError
 from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
-from hansa.gateways.s3.calls.attached import bypasses, note_bypass
+from hansa.gateways.s3.calls.bypassing import may_remove
 from hansa.gateways.s3.calls.intake import read_document, take
 from hansa.gateways.s3.calls.lookup import is_version_id, version_id
 from hansa.gateways.s3.calls.permission import allow
@@ -77,17 +77,14 @@ def _owned(call: Call) -> Facts:
 async def _remove(call: Call, key: str, id: str, conditions: DeleteConditions) -> Removed:
     gateway, bucket = call.gateway, call.bucket
     now = await gateway.index.floor(call.now) if bucket.locking else call.now
-    bypass = bypasses(call)
+    passes = await may_remove(call, key, id, conditions.check_version, now)
 
     def check(version: Version | None) -> None:
         conditions.check_version(version)
         if version is not None:
-            locks.check_removal(version.facts.lock, bypass=bypass, now=now)
+            locks.check_removal(version.facts.lock, bypass=passes, now=now)
 
-    removed = await gateway.index.remove(bucket.uid, key, id, project=bucket.project, check=check)
-    if removed.version is not None and locks.is_bypassed(removed.version.facts.lock, bypass=bypass, now=now):
-        note_bypass(call, removed.version)
-    return removed
+    return await gateway.index.remove(bucket.uid, key, id, project=bucket.project, check=check)
 
 
 async def delete_objects(call: Call) -> Answer:

@@ -50,10 +50,18 @@ def refusal(call: Call) -> S3Error:
 
 def may(call: Call, action: str, *, version: Version | None = None, key: str = "", prefix: str = "") -> bool:
     """The same question about something besides: it decides nothing about the call itself. `prefix`: of a listing."""
+    return granted(call, action, version=version, key=key, prefix=prefix) is not None
+
+
+def granted(
+    call: Call, action: str, *, version: Version | None = None, key: str = "", prefix: str = ""
+) -> Allowed | None:
+    """What says that they may; None: nothing does."""
     ask = _question(call, version, action, key, ())
     if prefix and ask.context:
         ask = replace(ask, context={**ask.context, "s3:prefix": (prefix,)})
-    return isinstance(decide_s3(ask), Allowed)
+    decision = decide_s3(ask)
+    return decision if isinstance(decision, Allowed) else None
 
 
 def may_see(call: Call, buckets: Iterable[BucketView]) -> list[BucketView]:

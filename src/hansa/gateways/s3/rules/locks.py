@@ -118,7 +118,7 @@ def with_retention(old: Lock, new: Lock, *, bypass: bool, now: float) -> Lock:
         longer = new.mode == old.mode and new.until >= old.until
         if old.mode == COMPLIANCE and not longer:
             raise _denied(f"retained in COMPLIANCE mode until {iso_date(old.until)}: only a later date is allowed")
-        if old.mode == GOVERNANCE and not longer and not bypass:
+        if is_weaker(old, new, now) and not bypass:
             raise _denied(
                 f"retained in GOVERNANCE mode until {iso_date(old.until)}: this takes a bypass and its permission"
             )
@@ -137,9 +137,15 @@ def is_retained(lock: Lock, now: float) -> bool:
     return bool(lock.mode) and lock.until > now
 
 
-def is_bypassed(lock: Lock, *, bypass: bool, now: float) -> bool:
-    """Did only the bypass let a removal through? Such are audited."""
-    return bypass and lock.mode == GOVERNANCE and is_retained(lock, now) and not lock.hold
+def takes_bypass(lock: Lock, now: float) -> bool:
+    """Is it nothing but a bypass that lets a removal through? Such are audited."""
+    return lock.mode == GOVERNANCE and is_retained(lock, now) and not lock.hold
+
+
+def is_weaker(old: Lock, new: Lock, now: float) -> bool:
+    """Does only a bypass let `new` be in the place of `old`, which lasts? It ends earlier, or is of another mode."""
+    longer = new.mode == old.mode and new.until >= old.until
+    return old.mode == GOVERNANCE and is_retained(old, now) and not longer
 
 
 # -- answers --------------------------------------------------------------------------------------
