@@ -1,39 +1,58 @@
-"""What our programs may leave on a host: processes, run folders, control groups, links and tables of its own network."""
+"""What our programs may leave on a host: processes, run folders, control groups, links and tables of its own network.
+
+Several runs may share a host: workers side by side, another checkout, somebody's own cloud. So only what is known to be of
+this run counts. A process is, when the run's mark stands in its environment: in `HANSA_TESTS`, or in `PATH`, which our
+programs pass on to everything that they start. Folders and control groups are named after clouds, and the clouds of this
+run are those whose data folders lie in its folder for tests, and those that tests made and told of (`ours`). The host's own
+network is nobody's: whatever is new in it is wrong, whoever did it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 OURS = "HANSA_TESTS"  # in the environment of every program that these tests start
+_NOWHERE = Path("/nonexistent/hansa-tests")  # a folder of PATH in which nothing is ever found
+_clouds: set[str] = set()
 
 
-def leftovers() -> set[str]:
-    """A line for each thing that is there now, but for what is of a cloud that somebody else runs meanwhile."""
-    others = _others()
-    found = {*_processes(), *_folders(), *_groups(), *_network()}
-    return {line for line in found if not any(cloud in line for cloud in others)}
+def mark() -> str:
+    """From here on every program that is started is known as of this run."""
+    word = f"{os.getpid()}-{secrets.token_hex(4)}"
+    os.environ[OURS] = word
+    kept = [part for part in os.environ.get("PATH", os.defpath).split(":") if not part.startswith(str(_NOWHERE))]
+    os.environ["PATH"] = ":".join([*kept, str(_NOWHERE / word)])
+    return word
 
 
-def _others() -> set[str]:
-    """The ids of clouds whose `hansa up` lives and was not started by these tests."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if "up" not in words or f"{OURS}={os.environ.get(OURS)}".encode() in (entry / "environ").read_bytes():
-                continue
-            given = [after for word, after in pairwise(words) if word == "--data"]
-            data = entry / "cwd" / (given[0] if given else "hansa-data")
-            found.add((data / "cloud-id").read_text().strip())
-    return found
+def ours(cloud: str) -> str:
+    """The same id, remembered: of a cloud whose engines a test makes in its own process, without a data folder."""
+    _clouds.add(cloud)
+    return cloud
 
 
-def _processes() -> set[str]:
+def leftovers(word: str, folder: Path) -> set[str]:
+    """A line for each thing of this run that is there now. `folder`: where its tests have their own folders."""
+    clouds = _clouds | {_read(file) for file in folder.rglob("cloud-id")} - {""}
+    named = re.compile(rf"(?<![0-9A-Za-z])(?:{'|'.join(sorted(map(re.escape, clouds)))})(?![0-9A-Za-z])")
+    places = {line for line in _folders() | _groups() if clouds and named.search(line)}
+    return {*_processes(word), *places, *_network()}
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _processes(word: str) -> set[str]:
     """Guests, network daemons, holders of namespaces, ways out, builders of images aside from the shared cache."""
     found = set()
     for entry in Path("/proc").iterdir():
@@ -41,9 +60,12 @@ def _processes() -> set[str]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            marks = [m for m in (entry / "environ").read_bytes().split(b"\0") if m.startswith(b"HANSA_NETWORK=")]
+            environment = (entry / "environ").read_bytes()
+            if word.encode() not in environment:
+                continue
+            marks = [m for m in environment.split(b"\0") if m.startswith(b"HANSA_NETWORK=")]
             if words[0].endswith("qemu-system-x86_64"):
-                marks += [word.encode() for word in words if word.startswith("guest=")]
+                marks += [each.encode() for each in words if each.startswith("guest=")]
             if marks:
                 found.add(f"process {entry.name} {words[0]} {marks[0].decode()}")
     return found

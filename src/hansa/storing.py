@@ -25,10 +25,13 @@ CLAIM_S = 5.0  # for another process that claims the store at this moment
 
 async def open_index(settings: Settings, clock: Clock) -> ObjectIndex:
     """Made when it is not there. Raises Retry, NewerDatabase, Invalid."""
-    folder = settings.data / FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    where = settings.store_at if is_postgres(settings.store_at) else str(folder / INDEX)
-    return await _open(where, clock=clock, passed=passed)
+    (settings.data / FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return await _open(index_at(settings), clock=clock, passed=passed)
+
+
+def index_at(settings: Settings) -> str:
+    """Where the index is: in the PostgreSQL of the store, password and all, or in a file of its own."""
+    return settings.store_at if is_postgres(settings.store_at) else str(settings.data / FOLDER / INDEX)
 
 
 async def open_blobs(settings: Settings) -> BlobEngine:

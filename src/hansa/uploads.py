@@ -19,7 +19,7 @@ from hansa.gateways.s3.sealing.segments import Damaged, Place, SealedKey
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import Key
-from hansa.kinds.storage import MATERIAL, EncryptionKey
+from hansa.kinds.storage import EncryptionKey, material_name, named_generation
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Version
 from hansa.sealing import Sealer
@@ -87,7 +87,8 @@ class StoredUploads:
         names = {SealedKey.read(piece.sealed_key).key for piece in version.facts.pieces if piece.sealed_key}
         found: dict[str, bytes] = {}
         sealer = await asyncio.to_thread(self.sealer_of)
-        for name in names:
+        for text in names:
+            name, generation = named_generation(text)
             key = Key(EncryptionKey.kind, f"projects/{upload.project}", name)
             try:
                 stored = await self.store.get(key if name else Key(Project.kind, "", upload.project))
@@ -95,8 +96,9 @@ class StoredUploads:
                 continue
             if name and (not EncryptionKey(stored).spec.enabled or stored.deleted_at is not None):
                 continue
-            sealed = await self.store.secret(stored.uid, MATERIAL)
+            secret = material_name(generation)
+            sealed = await self.store.secret(stored.uid, secret)
             if sealed is None:
                 raise Retry("the key of the object is not known here yet", after_s=1.0)
-            found[name] = sealer.open(sealed, f"{stored.uid}/{MATERIAL}")
+            found[text] = sealer.open(sealed, f"{stored.uid}/{secret}")
         return found

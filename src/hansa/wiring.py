@@ -32,6 +32,7 @@ from hansa.bootstrap import Credentials, ensure_cloud, write_environment
 from hansa.clock import Clock, Ids, SystemClock, SystemIds
 from hansa.config import Settings, run_folder
 from hansa.control.accounts import revoke as revoke_credential
+from hansa.control.buckets import encryption_key_rotated
 from hansa.control.loop import Loop
 from hansa.control.projects import project_born
 from hansa.control.quotas import count_everything
@@ -56,7 +57,7 @@ from hansa.hands import Hands
 from hansa.hosting import Hosting, socket_of
 from hansa.kinds import catalogue
 from hansa.kinds.resource import AnyResource, Document
-from hansa.kinds.storage import MATERIAL, Bucket, S3Key
+from hansa.kinds.storage import MATERIAL, Bucket, EncryptionKey, S3Key
 from hansa.metrics import Metrics
 from hansa.observe import observe_loop, observe_store, operator_of
 from hansa.places import complete_networks, write_places
@@ -434,6 +435,8 @@ async def _revoke(it: AnyResource, reason: str, now: float) -> list[Write]:
 
 
 def _rotated(world: World, it: AnyResource, grace_s: float) -> tuple[tuple[Write, ...], Document]:
+    if isinstance(it, EncryptionKey):
+        return encryption_key_rotated(it, world), {}
     return rotated(it, grace_s, world)
 
 

@@ -162,8 +162,8 @@ async def build_s3(settings: Settings) -> S3:
     meter = Meter(name, settings.data / "s3" / "usage", api, clock, mint_own)
     counting = Counting(meter, metrics, directory)
     gateway = Gateway(
-        directory, Upstream(api, directory, mint, mint_own, ids), index, Content(index, blobs, directory, clock=clock), clock,
-        ids, gateway_settings(settings), counting,
+        directory, Upstream(api, directory, mint, mint_own, ids), index,
+        Content(index, blobs, directory, clock=clock, newest=directory.newest), clock, ids, gateway_settings(settings), counting,
     )  # fmt: skip
     scrub = Scrub(index, blobs, gateway.content.keyring, partial(place_of_bucket, directory), clock)
     chores = chores_of(

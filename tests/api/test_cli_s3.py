@@ -46,6 +46,13 @@ async def test_a_key_is_made_turned_and_ended(served: Served) -> None:
     assert (await served.run("s3", "keys", "rotate", "backup"))[0] == 5
 
 
+async def test_an_encryption_key_is_rotated(served: Served) -> None:
+    await served.talk.make("/storage/v1/projects/demo/encryptionKeys", "vault", {})
+    code, out, errors = await served.run("s3", "rotate-encryption-key", "vault")
+    assert code == 0 and out.startswith(b"vault has material of generation 2 since "), errors
+    assert (await served.run("s3", "rotate-encryption-key", "nobody"))[0] != 0
+
+
 async def test_a_key_is_narrowed(served: Served) -> None:
     only = "/storage/projects/demo/regions/*/buckets/logs"
     words = ("s3", "keys", "create", "logs", "--account", "robot", "--role", "storageObjectCreator", "--for", only)

@@ -48,6 +48,8 @@ async def test_what_is_written_while_a_page_is_read_comes_with_the_next(
 
     async def slow(*words: Any, **more: Any) -> Any:
         page = await changes(*words, **more)
+        if "scope" not in more:  # somebody else's question
+            return page
         monkeypatch.setattr(type(cloud.store), "changes", changes)
         late.append(await talk.make(talk.at("disks"), "late", BLANK))
         return page

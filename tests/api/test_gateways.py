@@ -285,6 +285,35 @@ async def test_keys_of_bytes_are_sealed_switched_off_and_shredded(talk: Talk, fo
     assert gone.value.code == "KMS.NotFoundException"
 
 
+async def test_generations_of_a_key_follow(talk: Talk, follower: Follower) -> None:
+    directory, path = follower.directory, "/storage/v1/projects/demo/encryptionKeys"
+    await talk.make(path, "vault", {})
+    await directory.caught_up()
+    first = directory.key_material("demo", "vault")
+    assert directory.newest("demo", "vault") == "vault" and directory.newest("demo", "nobody") == "nobody"
+    with pytest.raises(Retry):  # another process wrote under one that is not known here yet
+        directory.key_material("demo", "vault@2")
+    assert (await talk.call("POST", f"{path}/vault/rotate", {})).status_code == 200
+    await directory.caught_up()
+    assert directory.newest("demo", "vault") == "vault@2"
+    second = directory.key_material("demo", "vault@2")
+    assert directory.key_material("demo", "vault") == first != second
+    await talk.call("PATCH", f"{path}/vault", {"spec": {"enabled": False}})
+    await directory.caught_up()
+    for name in ("vault", "vault@2"):
+        with pytest.raises(S3Error, match="disabled"):
+            directory.key_material("demo", name)
+    await talk.call("DELETE", f"{path}/vault")
+    await talk.gone(f"{path}/vault")
+    await talk.make(path, "vault", {})
+    await directory.caught_up()
+    assert directory.newest("demo", "vault") == "vault" and directory.key_material("demo", "vault") not in (
+        first,
+        second,
+    )
+    assert ("demo", "vault@2") not in directory.materials
+
+
 async def test_rules_and_limits_follow(talk: Talk, follower: Follower) -> None:
     directory = follower.directory
     await talk.make("/sovereignty/v1/projects/demo/sovereigntyPolicies", "home", {"territories": ["SE"]})

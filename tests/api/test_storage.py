@@ -9,7 +9,7 @@ import pytest
 
 from hansa.clock import SystemClock
 from hansa.kinds.resource import Key
-from hansa.kinds.storage import MATERIAL, BucketServiceAccount, S3Key, canonical_id, pair_fault
+from hansa.kinds.storage import MATERIAL, BucketServiceAccount, S3Key, canonical_id, material_name, pair_fault
 from hansa.objectindex.records import Held
 from hansa.wiring import Cloud
 
@@ -278,6 +278,33 @@ async def test_an_encryption_key_is_switched_off_and_shredded(talk: Talk, cloud:
     assert (await talk.call("DELETE", f"{keys}/own")).status_code == 204
     await talk.gone(f"{keys}/own")
     assert await cloud.store.secret(uid, MATERIAL) is None
+
+
+async def test_an_encryption_key_gets_new_material_and_keeps_the_old(talk: Talk, cloud: Cloud) -> None:
+    keys = "/storage/v1/projects/demo/encryptionKeys"
+    uid = (await talk.make(keys, "own", {}))["metadata"]["uid"]
+
+    async def material(generation: int) -> bytes:
+        name = material_name(generation)
+        sealed = await cloud.store.secret(uid, name)
+        assert sealed is not None
+        return cloud.api.resources.sealer.open(sealed, f"{uid}/{name}")
+
+    first = await material(1)
+    turned = await talk.call("POST", f"{keys}/own/rotate", {})
+    assert turned.status_code == 200 and turned.json()["status"]["generation"] == 2
+    assert turned.json()["status"]["rotatedAt"] and ready_of(turned.json())["status"] == "True"
+    assert await material(1) == first and await material(2) != first and len(await material(2)) == 32
+    assert (await talk.call("POST", f"{keys}/own/rotate", {"graceSeconds": 1})).status_code == 400
+    answers = await asyncio.gather(*(talk.call("POST", f"{keys}/own/rotate", {}) for _ in range(4)))
+    won = [answer for answer in answers if answer.status_code == 200]
+    assert won and {answer.status_code for answer in answers} <= {200, 409}
+    assert (await talk.read(f"{keys}/own"))["status"]["generation"] == 2 + len(won)
+    await talk.call("PATCH", f"{keys}/own", {"spec": {"enabled": False}})
+    assert (await talk.call("POST", f"{keys}/own/rotate", {})).status_code == 409
+    assert (await talk.call("DELETE", f"{keys}/own")).status_code == 204
+    await talk.gone(f"{keys}/own")
+    assert await cloud.store.secret(uid, MATERIAL) is None and await cloud.store.secret(uid, "material@2") is None
 
 
 # -- S3 keys ----------------------------------------------------------------------------------------

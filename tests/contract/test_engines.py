@@ -39,6 +39,7 @@ from hansa.errors import Refused, Retry
 from hansa.wiring import FleetEngines
 
 from ..contents import Uploads
+from ..leftovers import ours
 from ..real.guest import NoNetwork
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +72,7 @@ async def site(request: Any, tmp_path: Path) -> AsyncIterator[Site]:
         return
     images = ImageStore()
     with tempfile.TemporaryDirectory(prefix="hansa-") as run:
-        here = qemu_site.Site(tmp_path, Path(run), cloud_id=uuid.uuid4().hex[:8])
+        here = qemu_site.Site(tmp_path, Path(run), cloud_id=ours(uuid.uuid4().hex[:8]))
         compute = QemuCompute(here, images=images, host_name="h", network=NoNetwork())
         yield Site(compute, QemuVolumes(here, images, Uploads()), False)
         for held in await compute.held():

@@ -268,6 +268,25 @@ async def test_facts_are_amended_and_bytes_stay(index: ObjectIndex) -> None:
     assert await index.amend("b", "k", "absent", lambda v: v.facts) is None
 
 
+async def test_a_change_is_told_in_its_own_commit_or_not_at_all(index: ObjectIndex) -> None:
+    await index.publish(new("k", stored(1), id="v"), ENABLED, project="p")
+
+    def tells(version: Version) -> tuple[str, ...]:
+        return ("replicate",) if version.facts.tags else ()
+
+    await index.amend("b", "k", "v", lambda v: replace(v.facts, owner="new"), tells)
+    assert await index.events("replicate") == []
+    await index.amend("b", "k", "", lambda v: replace(v.facts, tags=(("x", "y"),)), tells)
+    assert [(e.key, e.id) for e in await index.events("replicate")] == [("k", "v")]
+
+    def refused(version: Version) -> Facts:
+        raise Conflict("not now")
+
+    with pytest.raises(Conflict):
+        await index.amend("b", "k", "v", refused, tells)
+    assert len(await index.events("replicate")) == 1
+
+
 async def test_an_object_of_many_parts_is_what_its_row_says_now(index: ObjectIndex) -> None:
     pieces = tuple([stored(10, number=n) for n in range(1, 400)] + [small(b"the last one", number=400)])
     await index.publish(new("k", *pieces, id="v"), ENABLED, project="p")

@@ -21,6 +21,8 @@ from hansa.engines.network.driver import NAMESPACES, USER_NAMESPACES, USERSPACE,
 from hansa.engines.ports import Direction, Group, HostNetwork, Neighbour, NetworkHost, Port, Range, Rule
 from hansa.errors import Retry
 
+from ..leftovers import ours
+
 AGENT = Path(__file__).with_name("agent.py")
 MODE = os.environ.get("HANSA_TEST_NETWORK", NAMESPACES)
 KERNEL = MODE != USERSPACE
@@ -225,7 +227,7 @@ _PROVED: list[NetworkHost] = []
 @contextlib.asynccontextmanager
 async def host(folder: Path, *, underlay: str = "", uplink: str = "none") -> AsyncIterator[Host]:
     """A host of the mode under test. Nothing of it is left behind, whatever happens."""
-    cloud = f"test{uuid.uuid4().hex[:8]}"
+    cloud = ours(f"test{uuid.uuid4().hex[:8]}")
     run_folder = Path("/tmp") / f"hn-{cloud}"
     engine = LocalNetworks(run_folder, cloud_id=cloud, mode=MODE, uplink=uplink, underlay=underlay)
     made = Host(engine, run_folder, cloud)

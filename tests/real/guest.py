@@ -41,6 +41,7 @@ from hansa.engines.qemu.site import Site
 from hansa.errors import Retry
 
 from ..contents import Uploads
+from ..leftovers import ours
 
 MIB = 1 << 20
 BOOT_LIMIT_S = 60.0
@@ -162,7 +163,7 @@ class Cloud:
     machine: Machine
     key: Path
     network: NoNetwork = field(default_factory=NoNetwork)
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    id: str = field(default_factory=lambda: ours(uuid.uuid4().hex[:12]))
     ended: list[str] = field(default_factory=list)  # machines whose process ended, as told by the engine
     made: list[str] = field(default_factory=list)  # disks
     engines: list[QemuCompute] = field(default_factory=list)
@@ -226,6 +227,10 @@ class Cloud:
 
         await until(gone, limit_s)
 
+    async def remove(self, uid: str, limit_s: float = 30.0) -> None:
+        """A disk, or a copy that is being made, to its end."""
+        await until(lambda: self.volumes.remove(uid), limit_s)
+
     async def state(self) -> MachineState:
         return (await self.compute.observe(self.machine.uid)).state
 
@@ -244,7 +249,7 @@ class Cloud:
         """After everything was removed: no process, socket, group or file."""
         assert await self.compute.remove(self.machine.uid)
         for uid in [self.boot_disk, *self.made]:
-            assert await self.volumes.remove(uid)
+            await self.remove(uid)
         assert not await self.compute.held()
         assert not await self.volumes.held()
         assert not self.pids()

@@ -28,6 +28,7 @@ from hansa.engines.qemu.sandbox import Limits
 from hansa.engines.qemu.site import Site
 from hansa.errors import Refused, Retry
 from tests.contents import Uploads
+from tests.leftovers import ours
 from tests.real.guest import open_cloud, tiny_images, until
 
 pytestmark = [
@@ -43,7 +44,7 @@ class House:
 
     def __init__(self, folder: Path, run: Path) -> None:
         self.folder, self.objects = folder, Uploads()
-        self.site = Site(folder / "data", run, cloud_id=uuid.uuid4().hex[:8])
+        self.site = Site(folder / "data", run, cloud_id=ours(uuid.uuid4().hex[:8]))
         self.volumes = QemuVolumes(self.site, ImageStore(), self.objects)
 
     def made(self, *words: str, name: str = "image") -> Path:

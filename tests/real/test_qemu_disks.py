@@ -208,7 +208,7 @@ async def test_a_snapshot_of_a_guest_that_writes_boots_after_its_source_is_gone(
     assert reports[-1].size_bytes >= 2 * 10**9
     await shell.run("echo late > /root/late; sync")
     assert await cloud.compute.remove(cloud.machine.uid)
-    assert await cloud.volumes.remove(cloud.boot_disk)
+    await cloud.remove(cloud.boot_disk)
     assert_alone(file_of(cloud, copy.uid))
 
     cloud.machine = replace(cloud.machine, uid=str(uuid.uuid4()), disks=(PluggedDisk(copy.uid, boot=True),))
@@ -230,7 +230,7 @@ async def test_a_copy_of_a_disk_at_rest_may_be_larger_and_never_smaller(cloud: C
     with pytest.raises(Retry):
         await cloud.volumes.apply(Volume(str(uuid.uuid4()), 1, 0, copy_of=str(uuid.uuid4())))
     same = await cloud.copied(Volume(str(uuid.uuid4()), 1, 0, copy_of=source))
-    assert await cloud.volumes.remove(source)
+    await cloud.remove(source)
     larger = await cloud.copied(Volume(str(uuid.uuid4()), 1, 16 * MIB, copy_of=same))
     image = await cloud.copied(Volume(str(uuid.uuid4()), 1, 0, copy_of=cloud.boot_disk))
     for uid in (same, larger, image):
@@ -310,7 +310,7 @@ async def test_a_copy_outlives_the_control_process(cloud: Cloud) -> None:
     second = Volume(str(uuid.uuid4()), 1, 0, copy_of=source)
     assert (await cloud.volumes.apply(second)).state is VolumeState.COPYING
     cloud.begin()
-    assert await cloud.volumes.remove(second.uid), "of two at a time one ends and the other goes on"
+    await cloud.remove(second.uid)  # of two at a time one ends and the other goes on
     assert (await finish_copy(cloud, wanted, source)).taken_at == begun.taken_at
 
 
@@ -347,7 +347,7 @@ async def test_a_copy_whose_guest_is_killed_is_begun_anew_and_the_guest_waits_fo
         await cloud.volumes.apply(Volume(source, 2, 32 * MIB))
     second = Volume(str(uuid.uuid4()), 1, 0, copy_of=source)
     assert (await cloud.volumes.apply(second)).state is VolumeState.COPYING, "many may read"
-    assert await cloud.volumes.remove(second.uid)
+    await cloud.remove(second.uid)
     await finish_copy(cloud, wanted, source)
     await cloud.start(wanted_machine)
 
@@ -379,14 +379,14 @@ async def test_a_job_that_fails_leaves_nothing_and_the_copy_is_begun_anew(cloud:
 async def test_a_copy_that_is_no_longer_wanted_is_ended(cloud: Cloud) -> None:
     source = await sevens(cloud)
     wanted, _ = await begin_copy(cloud, source)
-    assert await cloud.volumes.remove(wanted.uid)
+    await cloud.remove(wanted.uid)
     assert not cloud.pids() and not cloud.site.disks.works()
     await cloud.disk()
     await cloud.start(with_hot(cloud.machine, 1, source))
     wanted, _ = await begin_copy(cloud, source)
     report = await cloud.compute.apply(with_hot(cloud.machine, 2))
     assert report.letting_go == (source,), "held until its copy is done"
-    assert await cloud.volumes.remove(wanted.uid)
+    await cloud.remove(wanted.uid)
     assert not cloud.site.disks.part(wanted.uid).exists()
     async with cloud.site.monitor(cloud.site.folders.of(cloud.machine.uid).run).session() as session:
         assert await session.job(blocks.job_of(wanted.uid)) is None

@@ -22,10 +22,12 @@ from hansa.gateways.s3.duties.reaping import GRACE_S, ORPHAN_S, PRESSED_S, Reapi
 from hansa.gateways.s3.duties.replicating import FIRST_RETRY_S, GIVE_UP_S, Replicating
 from hansa.gateways.s3.gateway import Gateway
 from hansa.gateways.s3.ports import BucketView
+from hansa.gateways.s3.rules import replication as rules_of_replication
+from hansa.gateways.s3.rules.acl import ALL_USERS
 from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 from hansa.objectindex.port import ObjectIndex
-from hansa.objectindex.records import Facts, Lock, NewVersion, Part, Piece, Upload, Version, Versioning
+from hansa.objectindex.records import AclGrant, Facts, Lock, NewVersion, Part, Piece, Upload, Version, Versioning
 from hansa.policy.verdict import Rules, TerritoryRule
 
 from ..contract.test_objectindex import Hand
@@ -706,3 +708,187 @@ async def test_a_version_that_went_meanwhile_is_crossed_out(world: World) -> Non
     await world.replicating().work()
     assert await world.index.events("replicate") == []
     assert await world.versions(world.directory.buckets["target"]) == []
+
+
+CHANGED: dict[str, Any] = {"tags": (("a", "2"),), "lock": Lock("GOVERNANCE", 1_900_000_000.0, hold=True)}
+
+
+async def change(world: World, bucket: BucketView, key: str, id: str, **facts: Any) -> None:
+    """As a request changes what is attached to a version."""
+    found = world.gateway.buckets.of(bucket).replication
+    assert found is not None
+
+    def changed(version: Version) -> Facts:
+        return rules_of_replication.changed(
+            found.rules, replace(version, facts=replace(version.facts, **facts))
+        )  # fmt: skip
+
+    await world.index.amend(bucket.uid, key, id, changed, rules_of_replication.events_of)
+
+
+async def facts_of(world: World, bucket: BucketView, id: str = "v1") -> Facts:
+    there = await world.index.get(bucket.uid, "k", id)
+    assert there is not None
+    return there.facts
+
+
+async def test_later_changes_are_copied_without_the_bytes(world: World) -> None:
+    source, target = world.bucket("source", spec=to("target"), locking=True), world.bucket("target", locking=True)
+    await world.put(source, "k", b"x" * 100_000, id="v1", events=EVENT, replication="PENDING")
+    await world.replicating().work()
+    blobs = set(world.blobs.blobs)
+    await change(world, source, "k", "v1", **CHANGED)
+    assert (await facts_of(world, source)).replication == "PENDING"
+    await world.replicating().work()
+    copy = await facts_of(world, target)
+    assert (copy.tags, copy.lock, copy.replication) == (CHANGED["tags"], CHANGED["lock"], "REPLICA")
+    assert (await facts_of(world, source)).replication == "COMPLETED"
+    assert set(world.blobs.blobs) == blobs and await world.versions(target) == [("k", "v1", False)]
+    await change(world, source, "k", "v1", tags=(), lock=Lock("GOVERNANCE", 1_900_000_000.0))
+    await world.replicating().work()
+    copy = await facts_of(world, target)
+    assert copy.tags == () and not copy.lock.hold
+
+
+async def test_what_no_rule_took_when_it_was_written_stays_where_it_is(world: World) -> None:
+    source, target = world.bucket("source", spec=to("target")), world.bucket("target")
+    await world.put(source, "k", id="v1")
+    await change(world, source, "k", "v1", tags=(("a", "2"),))
+    assert await world.index.events("replicate") == []
+    assert (await facts_of(world, source)).replication == ""
+    assert await world.keys(target) == []
+
+
+async def test_a_retention_of_a_copy_is_never_made_weaker(world: World) -> None:
+    source, target = world.bucket("source", spec=to("target"), locking=True), world.bucket("target", locking=True)
+    now = world.clock.at
+    await world.put(
+        source, "k", id="v1", events=EVENT, replication="PENDING", lock=Lock("GOVERNANCE", now + 50)
+    )  # fmt: skip
+    await world.replicating().work()
+    for given, there in (
+        (Lock(), Lock("GOVERNANCE", now + 50)), (Lock("GOVERNANCE", now + 20), Lock("GOVERNANCE", now + 50)),
+        (Lock("GOVERNANCE", now + 60), Lock("GOVERNANCE", now + 60)),
+        (Lock("COMPLIANCE", now + 60), Lock("COMPLIANCE", now + 60)),
+        (Lock("GOVERNANCE", now + 99), Lock("COMPLIANCE", now + 60)),
+    ):  # fmt: skip
+        await change(world, source, "k", "v1", lock=given)
+        await world.replicating().work()
+        assert (await facts_of(world, target)).lock == there
+    world.clock.at += 61
+    await change(world, source, "k", "v1", lock=Lock())
+    await world.replicating().work()
+    assert (await facts_of(world, target)).lock == Lock()
+
+
+@pytest.mark.parametrize(
+    ("owner", "takes_acls", "copied"), [("owner", True, True), ("another", True, False), ("owner", False, False)]
+)
+async def test_grants_are_copied_where_the_owner_is_the_same(
+    world: World, owner: str, takes_acls: bool, copied: bool
+) -> None:
+    source = world.bucket("source", spec=to("target"), open=True)
+    target = world.bucket("target", open=takes_acls, owner=owner)
+    grants = (AclGrant("friend", "READ"),)
+    await world.put(source, "k", id="v1", events=EVENT, replication="PENDING", owner="owner", acl=grants)
+    await world.replicating().work()
+    assert (await facts_of(world, target)).acl == (grants if copied else ())
+    await change(world, source, "k", "v1", acl=(AclGrant("friend", "FULL_CONTROL"),))
+    await world.replicating().work()
+    assert (await facts_of(world, target)).acl == ((AclGrant("friend", "FULL_CONTROL"),) if copied else ())
+
+
+async def test_a_public_grant_does_not_pass_a_public_access_block(world: World) -> None:
+    source = world.bucket("source", spec=to("target"), open=True)
+    target = world.bucket("target", open=True, spec={"publicAccessBlock": {"blockPublicAcls": True}})
+    await world.put(source, "k", id="v1", events=EVENT, replication="PENDING", owner="owner")
+    await world.replicating().work()
+    await change(world, source, "k", "v1", acl=(AclGrant(ALL_USERS, "READ"),))
+    await world.replicating().work()
+    assert (await facts_of(world, target)).acl == ()
+    assert (await facts_of(world, source)).replication == "FAILED"
+
+
+async def test_a_policy_that_came_later_stops_changes_too(world: World) -> None:
+    source, target = world.bucket("source", spec=to("target")), world.bucket("target", territory="FI")
+    await world.put(source, "k", id="v1", events=EVENT, replication="PENDING")
+    await world.replicating().work()
+    world.directory.written = Rules((TerritoryRule("/policies/se", frozenset({"SE"})),))
+    await change(world, source, "k", "v1", tags=(("a", "2"),))
+    await world.replicating().work()
+    assert (await facts_of(world, target)).tags == ()
+    assert (await facts_of(world, source)).replication == "FAILED"
+
+
+async def test_a_change_while_its_version_is_copied_is_told_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = world.bucket("source", spec=to("target")), world.bucket("target")
+    await world.put(source, "k", id="v1", events=EVENT, replication="PENDING")
+    publish = world.index.publish
+
+    async def meanwhile(new: NewVersion, *rest: Any, **more: Any) -> Any:
+        await change(world, source, "k", "v1", tags=(("a", "2"),))
+        return await publish(new, *rest, **more)
+
+    monkeypatch.setattr(world.index, "publish", meanwhile)
+    duty = world.replicating()
+    [first] = await world.index.events("replicate")
+    assert await duty._try(first)
+    assert (await facts_of(world, source)).replication == "PENDING"
+    assert (await facts_of(world, target)).tags == ()
+    await duty.work()
+    assert (await facts_of(world, source)).replication == "COMPLETED"
+    assert (await facts_of(world, target)).tags == (("a", "2"),)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", range(6))
+async def test_whoever_dies_at_any_step_another_one_ends_the_work(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: int, after: bool
+) -> None:
+    """Of a copy and a change of it: `publish`, `amend`, `done`, and `amend`, `amend`, `done`."""
+    source, target = world.bucket("source", spec=to("target")), world.bucket("target")
+    await world.put(source, "k", b"x" * 100_000, id="v1", events=EVENT, replication="PENDING")
+    writes = 0
+
+    def dying(name: str) -> Any:
+        real = getattr(world.index, name)
+
+        async def call(*given: Any, **more: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == step + 1 and not after:
+                raise Killed
+            answer = await real(*given, **more)
+            if writes == step + 1:
+                raise Killed
+            return answer
+
+        return call
+
+    duty = world.replicating()
+    with monkeypatch.context() as patched:
+        for name in ("publish", "amend", "done"):
+            patched.setattr(world.index, name, dying(name))
+        with pytest.raises(Killed):
+            for change_tags in (False, True):
+                if change_tags:
+                    before, writes = writes, -99
+                    await change(world, source, "k", "v1", tags=(("a", "2"),))
+                    writes = before
+                for event in await world.index.events("replicate"):
+                    await duty._try(event)
+    if step < 3:
+        await change(world, source, "k", "v1", tags=(("a", "2"),))
+    await world.replicating().work()
+    assert await world.versions(target) == [("k", "v1", False)]
+    assert (await facts_of(world, target)).tags == (("a", "2"),)
+    assert (await facts_of(world, source)).replication == "COMPLETED"
+    assert await world.index.events("replicate") == []
+    held = await world.index.held(target.uid)
+    assert (held.bytes, held.versions) == (100_000, 1)

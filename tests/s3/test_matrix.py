@@ -74,6 +74,8 @@ def knocks() -> Iterator[Knock]:
         if selector.startswith("uploadId") and method == "PUT":
             fields.append(("partNumber", "1"))
         headers = {"x-amz-copy-source": f"/{BUCKET}/{KEY}"} if "copy" in selector.split("+") else {}
+        if operation.name == "GetObjectAttributes":
+            headers["x-amz-object-attributes"] = "ETag"
         key = "" if level == "bucket" else KEY if method in ("GET", "HEAD") or "copy" in selector else "other"
         if level == "object" and selector in ("acl", "tagging", "retention", "legal-hold"):
             key = KEY

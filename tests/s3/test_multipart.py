@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from hansa.gateways.s3.wire import checksums
+
 from .running import PART, Running
 from .test_objects import code
 
@@ -58,6 +60,28 @@ def test_parts_are_put_together_in_order(s3: Any, bucket: str) -> None:
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket)
 
 
+@pytest.mark.parametrize("algorithm", ["SHA512", "MD5", "XXHASH64", "XXHASH3", "XXHASH128"])
+def test_parts_may_have_any_checksum(s3: Any, bucket: str, algorithm: str) -> None:
+    name, body = f"Checksum{algorithm}", b"only"
+    id = s3.create_multipart_upload(Bucket=bucket, Key="k", ChecksumAlgorithm=algorithm)["UploadId"]
+    value = checksums.of(algorithm, body)
+    part = s3.upload_part(Bucket=bucket, Key="k", UploadId=id, PartNumber=1, Body=body, **{name: value})
+    assert s3.list_parts(Bucket=bucket, Key="k", UploadId=id)["Parts"][0][name] == part[name] == value
+    done = complete(s3, bucket, "k", id, [{"PartNumber": 1, "ETag": part["ETag"], name: value}])
+    of_sums = checksums.of(algorithm, base64.b64decode(value))
+    assert (done[name], done["ChecksumType"]) == (f"{of_sums}-1", "COMPOSITE")
+
+
+def test_a_checksum_that_a_part_does_not_have_is_not_passed_over(s3: Any, bucket: str) -> None:
+    id, parts = upload(s3, bucket, "k", [b"only"], ChecksumAlgorithm="CRC32")
+    parts[0]["ChecksumSHA256"] = checksums.of("SHA256", b"only")
+    with pytest.raises(ClientError) as caught:
+        complete(s3, bucket, "k", id, parts)
+    assert code(caught) == (400, "BadDigest")
+    del parts[0]["ChecksumSHA256"]
+    assert complete(s3, bucket, "k", id, parts)["ChecksumCRC32"]
+
+
 def test_checksums_of_the_whole(s3: Any, bucket: str) -> None:
     bodies = [os.urandom(PART), os.urandom(100)]
     id, parts = upload(s3, bucket, "full", bodies, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
@@ -83,6 +107,7 @@ def test_what_cannot_be_put_together(s3: Any, bucket: str) -> None:
     for listed, wanted in (
         (parts, "EntityTooSmall"),
         (parts[::-1], "InvalidPartOrder"),
+        ([parts[0], parts[0]], "InvalidPartOrder"),
         ([{"PartNumber": 1, "ETag": '"0"'}], "InvalidPart"),
         ([parts[0], {"PartNumber": 9, "ETag": parts[0]["ETag"]}], "InvalidPart"),
         ([], "MalformedXML"),

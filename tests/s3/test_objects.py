@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from hansa.gateways.s3.calls import copying
+from hansa.gateways.s3.wire.checksums import ALGORITHMS, of
 
 from .running import Running
 
@@ -129,10 +130,11 @@ def test_conditions_of_writes(s3: Any, bucket: str) -> None:
     assert s3.get_object(Bucket=bucket, Key="k")["ETag"] == second["ETag"]
 
 
-@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_each_checksum_is_kept_and_shown(s3: Any, bucket: str, algorithm: str) -> None:
-    put = s3.put_object(Bucket=bucket, Key="k", Body=b"body", ChecksumAlgorithm=algorithm)
-    name = f"Checksum{algorithm}"
+    name, value = f"Checksum{algorithm}", of(algorithm, b"body")
+    put = s3.put_object(Bucket=bucket, Key="k", Body=b"body", **{name: value})
+    assert put[name] == value and put["ChecksumType"] == "FULL_OBJECT"
     assert s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")[name] == put[name]
     said = s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["Checksum", "ObjectSize", "ETag"])
     assert said["Checksum"][name] == put[name] and said["ObjectSize"] == 4 and said["ETag"] == put["ETag"].strip('"')
@@ -210,6 +212,21 @@ def test_a_copy_keeps_or_replaces_what_was_said(s3: Any, bucket: str) -> None:
         with pytest.raises(ClientError) as caught:
             s3.copy_object(Bucket=bucket, Key="c", CopySource=source, **wish)
         assert code(caught) == (412, "PreconditionFailed")
+
+
+def test_a_class_that_promises_less_is_kept_as_a_name(s3: Any, bucket: str) -> None:
+    reduced = "REDUCED_REDUNDANCY"
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x", StorageClass=reduced)
+    assert s3.head_object(Bucket=bucket, Key="k")["StorageClass"] == reduced
+    assert [one["StorageClass"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]] == [reduced]
+    s3.copy_object(Bucket=bucket, Key="k", CopySource=f"{bucket}/k", StorageClass="STANDARD")
+    assert "StorageClass" not in s3.head_object(Bucket=bucket, Key="k")
+    id = s3.create_multipart_upload(Bucket=bucket, Key="m", StorageClass=reduced)["UploadId"]
+    assert s3.list_parts(Bucket=bucket, Key="m", UploadId=id)["StorageClass"] == reduced
+    for kept_elsewhere in ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "DEEP_ARCHIVE", "reduced"):
+        with pytest.raises(ClientError) as caught:
+            s3.put_object(Bucket=bucket, Key="k", Body=b"x", StorageClass=kept_elsewhere)
+        assert code(caught) == (400, "InvalidStorageClass")
 
 
 def test_a_copy_may_say_whose_bucket_it_means(closed: Running, s3: Any, bucket: str) -> None:
@@ -346,3 +363,51 @@ def test_a_long_copy_that_nobody_waits_for_ends() -> None:
         return task.cancelled()
 
     assert asyncio.run(left())
+
+
+@pytest.mark.parametrize("target", ["/other", "http://example.com/a", "https://example.com/"])
+def test_a_redirect_is_kept(s3: Any, bucket: str, target: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", WebsiteRedirectLocation=target)
+    assert s3.head_object(Bucket=bucket, Key="k")["WebsiteRedirectLocation"] == target
+
+
+def test_a_redirect_to_nowhere_is_refused(s3: Any, bucket: str) -> None:
+    for write in (s3.put_object, s3.create_multipart_upload):
+        with pytest.raises(ClientError) as caught:
+            write(Bucket=bucket, Key="k", WebsiteRedirectLocation="example.com")
+        assert code(caught) == (400, "InvalidRedirectLocation")
+
+
+def test_what_is_asked_wrong_is_refused_before_the_object_is_looked_for(s3: Any, bucket: str) -> None:
+    source = {"Bucket": bucket, "Key": "none"}
+    for asked in (
+        lambda: s3.get_object(Bucket=bucket, Key="none", PartNumber=0),
+        lambda: s3.get_object_attributes(Bucket=bucket, Key="none", ObjectAttributes=["Colour"]),
+        lambda: s3.copy_object(Bucket=bucket, Key="k", CopySource=source, TaggingDirective="MERGE"),
+    ):
+        with pytest.raises(ClientError) as caught:
+            asked()
+        assert code(caught) == (400, "InvalidArgument")
+    with pytest.raises(ClientError) as caught:
+        s3.get_object_attributes(Bucket="there-is-none", Key="none", ObjectAttributes=["Colour"])
+    assert code(caught) == (404, "NoSuchBucket")
+
+
+def test_a_range_with_blanks_is_none(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")
+    for text, body in (("bytes= -1", b"0123456789"), ("bytes=0 - 1", b"0123456789"), ("bytes=-1", b"9")):
+        assert s3.get_object(Bucket=bucket, Key="k", Range=text)["Body"].read() == body
+
+
+def test_buckets_are_listed_in_pages_that_can_be_had(closed: Running, bucket: str) -> None:
+    s3 = closed.client()
+    assert len(s3.list_buckets(MaxBuckets=1)["Buckets"]) == 1
+    s3.meta.events.register("before-sign.s3.ListBuckets", endless)
+    with pytest.raises(ClientError) as caught:
+        s3.list_buckets(MaxBuckets=1)
+    assert code(caught) == (400, "InvalidArgument")
+
+
+def endless(request: Any, **_: Any) -> None:
+    """What the client itself would not let through."""
+    request.url = request.url.replace("max-buckets=1", "max-buckets=10001")

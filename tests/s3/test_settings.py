@@ -271,6 +271,13 @@ def test_replication_needs_versions_and_a_bucket_of_ones_own(
     s3.put_bucket_replication(Bucket=versioned, ReplicationConfiguration=given)
 
 
+def test_documents_of_no_use_are_refused_in_their_own_words(s3: Any, bucket: str) -> None:
+    idle = {"Rules": [{"ID": "idle", "Status": "Enabled", "Filter": {"Prefix": ""}}]}
+    with pytest.raises(ClientError) as caught:
+        s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=idle)
+    assert code(caught) == (400, "InvalidRequest")
+
+
 def test_a_rule_tells_when_an_object_expires(s3: Any, bucket: str) -> None:
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=LIFECYCLE)
     assert 'rule-id="logs"' in s3.put_object(Bucket=bucket, Key="logs/1", Body=b"x")["Expiration"]

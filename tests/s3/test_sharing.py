@@ -84,6 +84,31 @@ def test_a_grant_to_one(opened: Running, main: Any, alt: Any) -> None:
     with pytest.raises(ClientError) as caught:
         main.put_bucket_acl(Bucket=name, GrantRead="id=nobody")
     assert code(caught) == (400, "InvalidArgument")
+    said["Grants"][-1]["Permission"] = "EVERYTHING"
+    with pytest.raises(ClientError) as caught:
+        main.put_object_acl(
+            Bucket=name, Key="k", AccessControlPolicy={"Owner": said["Owner"], "Grants": said["Grants"]}
+        )
+    assert code(caught) == (400, "MalformedACLError")
+
+
+def test_an_acl_is_said_once_or_not_changed(opened: Running, main: Any) -> None:
+    name = f"s-{secrets.token_hex(6)}"
+    main.create_bucket(Bucket=name, ACL="public-read")
+    main.put_object(Bucket=name, Key="k", Body=b"x", ACL="public-read")
+    said = main.get_bucket_acl(Bucket=name)
+    policy = {"Owner": said["Owner"], "Grants": said["Grants"]}
+    for put, get, where in (
+        (main.put_bucket_acl, main.get_bucket_acl, {"Bucket": name}),
+        (main.put_object_acl, main.get_object_acl, {"Bucket": name, "Key": "k"}),
+    ):
+        with pytest.raises(ClientError) as caught:
+            put(**where)
+        assert code(caught) == (400, "MissingSecurityHeader")
+        with pytest.raises(ClientError) as caught:
+            put(**where, ACL="private", AccessControlPolicy=policy)
+        assert code(caught) == (400, "UnexpectedContent")
+        assert len(get(**where)["Grants"]) == 2
 
 
 def test_no_grants_are_laid_on_a_marker_that_came_meanwhile(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs, open_object_store
-from hansa.errors import Retry
+from hansa.errors import Invalid
 from hansa.gateways.s3.sealing.content import Content, whole
 from hansa.objectindex.open import open_index
 
@@ -67,5 +67,5 @@ async def test_what_is_given_up_leaves_no_upload_behind(blobs: ObjectStoreBlobs,
 
 
 async def test_a_wrong_secret_is_told_at_once(closed: Running, bucket: str) -> None:
-    with pytest.raises(Retry):
+    with pytest.raises(Invalid, match="s3_store_secret_key"):
         await open_object_store(f"{closed.url}/{bucket}", region="se-sto", access_key="AKMAIN", secret_key="wrong")

@@ -35,10 +35,31 @@ def test_versions_stay_until_each_is_deleted(s3: Any, versioned: str) -> None:
     ]
     s3.delete_object(Bucket=versioned, Key="k", VersionId=ids[2])
     assert s3.get_object(Bucket=versioned, Key="k")["Body"].read() == b"2"
-    for wrong, wanted in (("none", (404, "NoSuchVersion")), ("x" * 2000, (400, "InvalidArgument"))):
+    for wrong, wanted in ((ids[2], (404, "NoSuchVersion")), ("x" * 2000, (400, "InvalidArgument"))):
         with pytest.raises(ClientError) as caught:
             s3.get_object(Bucket=versioned, Key="k", VersionId=wrong)
         assert code(caught) == wanted
+
+
+def test_what_can_be_no_version_is_told_from_one_that_is_gone(s3: Any, versioned: str) -> None:
+    s3.put_object(Bucket=versioned, Key="k", Body=b"1")
+    asked = (s3.get_object, s3.head_object, s3.delete_object, s3.get_object_tagging, s3.get_object_acl)
+    for ask in asked:
+        with pytest.raises(ClientError) as caught:
+            ask(Bucket=versioned, Key="k", VersionId="my_version")
+        assert code(caught) == (400, "400" if ask == s3.head_object else "InvalidArgument")
+    with pytest.raises(ClientError) as caught:
+        s3.copy_object(Bucket=versioned, Key="l", CopySource=f"{versioned}/k?versionId=my_version")
+    assert code(caught) == (400, "InvalidArgument")
+    for elsewhere in ("null", "4857393e13d944a6a6a8b4d9a1a1c5b0", "01BX5ZZKBKACTAV9WEVGEMMVRZ"):
+        with pytest.raises(ClientError) as caught:
+            s3.get_object(Bucket=versioned, Key="k", VersionId=elsewhere)
+        assert code(caught) == (404, "NoSuchVersion")
+    s3.delete_object(Bucket=versioned, Key="k", VersionId="4857393e13d944a6a6a8b4d9a1a1c5b0")
+    many = [{"Key": "k", "VersionId": id} for id in ("my_version", "4857393e13d944a6a6a8b4d9a1a1c5b0")]
+    said = s3.delete_objects(Bucket=versioned, Delete={"Objects": many})
+    assert [(one["VersionId"], one["Code"]) for one in said["Errors"]] == [("my_version", "NoSuchVersion")]
+    assert [one["VersionId"] for one in said["Deleted"]] == ["4857393e13d944a6a6a8b4d9a1a1c5b0"]
 
 
 def test_a_marker_hides_and_gives_back(s3: Any, versioned: str) -> None:

@@ -144,6 +144,21 @@ def test_what_is_wrong_is_named(
     assert versions(closed, bucket) == 0
 
 
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"])
+def test_a_request_names_its_host_once(closed: Running, bucket: str, hosts: bytes) -> None:
+    with closed.connection() as connection:
+        connection.sendall(b"GET /%s/k HTTP/1.1\r\n%sConnection: close\r\n\r\n" % (bucket.encode(), hosts))
+        answer = told(connection)
+    assert answer.startswith(b"HTTP/1.1 400") and b"<Code>BadRequest" in answer
+
+
+def test_an_old_client_names_no_host(closed: Running, bucket: str) -> None:
+    with closed.connection() as connection:
+        connection.sendall(b"GET /%s/k HTTP/1.0\r\n\r\n" % bucket.encode())
+        answer = told(connection)
+    assert answer.startswith(b"HTTP/1.1 403") and b"<Code>AccessDenied" in answer
+
+
 def test_a_body_that_is_not_the_signed_one_is_refused(closed: Running, bucket: str) -> None:
     with closed.connection() as connection:
         lines = head(closed, "PUT", f"/{bucket}/k", {"content-length": "1", "connection": "close"}, payload="0" * 64)

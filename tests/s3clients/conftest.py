@@ -18,9 +18,7 @@ from hansa.datafolder import read_environment
 from ..processes.test_up import Up
 
 LONG = bool(os.environ.get("HANSA_LONG"))
-FILES = 10_000 if LONG else 500
-LARGE_BYTES = 5 << 30 if LONG else 64 << 20
-LIMIT_S = 3600 if LONG else 240
+LIMIT_S = 1200 if LONG else 240
 PYTHON = Path(sys.prefix) / "s3-clients/bin/python"
 
 
@@ -86,6 +84,8 @@ class Tree:
 
     folder: Path
     large: Path
+    files: int  # small ones
+    large_bytes: int
 
     def same(self, other: Path) -> None:
         """Raises AssertionError where another folder is not the same."""
@@ -97,19 +97,27 @@ class Tree:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return _grown(tmp_path_factory.mktemp("tree"), 1000 if LONG else 500, (256 if LONG else 64) << 20)
+
+
+@pytest.fixture
+def huge_tree(tmp_path: Path) -> Tree:
+    return _grown(tmp_path / "tree", 10_000, 5 << 30)
+
+
+def _grown(root: Path, files: int, large_bytes: int) -> Tree:
     """Names with what tools stumble over, sizes around what servers treat apart; the large file by a seed."""
     dice = random.Random(11)
-    root = tmp_path_factory.mktemp("tree")
     folder = root / "small"
-    for number in range(FILES):
+    for number in range(files):
         place = folder / f"d{number % 7}" / ("ünïcode" if number % 11 == 0 else "deep/er") / f"file {number}+&=%.txt"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(dice.randbytes(dice.choice((1, 100, 4096, 16_384, 16_385, 40_000))))
     large = root / "large.bin"
     with large.open("wb") as out:
-        for _ in range(LARGE_BYTES // (1 << 20)):
+        for _ in range(large_bytes >> 20):
             out.write(dice.randbytes(1 << 20))
-    return Tree(folder, large)
+    return Tree(folder, large, files, large_bytes)
 
 
 def digest(file: Path) -> str:

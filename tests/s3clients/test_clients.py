@@ -1,7 +1,7 @@
 """Clients of S3 that people use, unmodified: each makes a bucket, carries files there and back, and takes all away.
 
-Small files by the hundred and one that goes in parts, on the port without TLS and on the one with. HANSA_LONG takes ten
-thousand and 5 GiB.
+Small files by the hundred and one that goes in parts, on the port without TLS and on the one with. HANSA_LONG takes more,
+and ten thousand and 5 GiB with rclone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from obstore.store import S3Store
 
-from .conftest import FILES, LARGE_BYTES, PYTHON, Cloud, Tree
+from .conftest import LONG, PYTHON, Cloud, Tree
 
 AWS = "/usr/bin/aws"  # Debian's: version 2
 
@@ -49,7 +49,7 @@ def test_boto3(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> None:
     s3.upload_file(str(tree.large), bucket, "large.bin", Config=TransferConfig(max_concurrency=4))
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     seen = {each["Key"]: each["Size"] for page in pages for each in page["Contents"]}
-    assert len(seen) == FILES + 1 and seen["large.bin"] == LARGE_BYTES
+    assert len(seen) == tree.files + 1 and seen["large.bin"] == tree.large_bytes
     back = tmp_path / "back"
 
     def fetch(name: str) -> None:
@@ -99,7 +99,7 @@ def test_aws_command_line(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path)
     cloud.run(AWS, "s3", "sync", tree.folder, f"s3://{bucket}/small", "--only-show-errors", *end)
     cloud.run(AWS, "s3", "cp", tree.large, f"s3://{bucket}/", "--only-show-errors", *end)
     listed = json.loads(cloud.run(AWS, "s3api", "list-objects-v2", "--bucket", bucket, "--output", "json", *end))
-    assert len(listed["Contents"]) == FILES + 1
+    assert len(listed["Contents"]) == tree.files + 1
     again = cloud.run(AWS, "s3", "sync", tree.folder, f"s3://{bucket}/small", *end)
     assert "upload" not in again
     cloud.run(AWS, "s3", "sync", f"s3://{bucket}/small", tmp_path / "back", "--only-show-errors", *end)
@@ -124,11 +124,21 @@ def rclone(cloud: Cloud, *words: str | Path) -> str:
 
 
 def test_rclone(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> None:
+    there_and_back_by_rclone(cloud, bucket, tree, tmp_path)
+
+
+@pytest.mark.skipif(not LONG, reason="of the long tier")
+@pytest.mark.parametrize("cloud", ["plain"], indirect=True)
+def test_rclone_and_very_much(cloud: Cloud, bucket: str, huge_tree: Tree, tmp_path: Path) -> None:
+    there_and_back_by_rclone(cloud, bucket, huge_tree, tmp_path)
+
+
+def there_and_back_by_rclone(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> None:
     rclone(cloud, "mkdir", f"hansa:{bucket}")
     rclone(cloud, "sync", tree.folder, f"hansa:{bucket}/small")
     rclone(cloud, "check", tree.folder, f"hansa:{bucket}/small")
     rclone(cloud, "copyto", tree.large, f"hansa:{bucket}/large.bin", "--s3-upload-cutoff", "16M")
-    assert json.loads(rclone(cloud, "size", "--json", f"hansa:{bucket}"))["count"] == FILES + 1
+    assert json.loads(rclone(cloud, "size", "--json", f"hansa:{bucket}"))["count"] == tree.files + 1
     rclone(cloud, "sync", f"hansa:{bucket}/small", tmp_path / "back")
     tree.same(tmp_path / "back")
     rclone(cloud, "copyto", f"hansa:{bucket}/large.bin", tmp_path / "large")
@@ -155,7 +165,7 @@ def test_s3cmd(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> None:
     s3cmd("mb", f"s3://{bucket}")
     s3cmd("sync", f"{tree.folder}/", f"s3://{bucket}/small/")
     s3cmd("put", tree.large, f"s3://{bucket}/large.bin")
-    assert len(cloud.run("s3cmd", "-c", file, "ls", "-r", f"s3://{bucket}").splitlines()) == FILES + 1
+    assert len(cloud.run("s3cmd", "-c", file, "ls", "-r", f"s3://{bucket}").splitlines()) == tree.files + 1
     (tmp_path / "back").mkdir()
     s3cmd("sync", f"s3://{bucket}/small/", f"{tmp_path}/back/")
     tree.same(tmp_path / "back")
@@ -231,7 +241,7 @@ def test_s3fs(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> None:
     said = cloud.run(PYTHON, "-c", S3FS, bucket, tree.folder, tree.large, tmp_path, PYTHONPATH="").splitlines()
     with tree.large.open("rb") as source:
         source.seek(12_345_678)
-        assert said == [str(FILES + 1), source.read(16).hex(), "by fsspec"]
+        assert said == [str(tree.files + 1), source.read(16).hex(), "by fsspec"]
     tree.same(tmp_path / "back")
     tree.same_large(tmp_path / "large")
 
@@ -247,8 +257,8 @@ def test_hansa_bucket(cloud: Cloud, bucket: str, tree: Tree, tmp_path: Path) -> 
     hansa("sync", tree.folder, f"s3://{bucket}/small", "-q")
     assert hansa("sync", tree.folder, f"s3://{bucket}/small") == ""
     hansa("cp", tree.large, f"s3://{bucket}/", "-q")
-    assert len(hansa("ls", "-r", f"s3://{bucket}").splitlines()) == FILES + 1
-    assert hansa("du", f"s3://{bucket}", "--bytes").split()[1] == str(FILES + 1)
+    assert len(hansa("ls", "-r", f"s3://{bucket}").splitlines()) == tree.files + 1
+    assert hansa("du", f"s3://{bucket}", "--bytes").split()[1] == str(tree.files + 1)
     hansa("sync", f"s3://{bucket}/small", tmp_path / "back", "-q")
     tree.same(tmp_path / "back")
     hansa("cp", f"s3://{bucket}/large.bin", tmp_path / "large", "-q")

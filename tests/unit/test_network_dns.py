@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +28,11 @@ MANY = tuple(f"10.0.1.{last}" for last in range(1, 200))
 MACHINES = {"web": ("10.0.0.5", "fd00:77:0::5"), "six": ("fd00:77::6",), "many": MANY, "public": ("192.0.9.5",)}
 NAMES = Names.of(MACHINES, ("10.0.0.1", "fd00:77::1"), 7)
 NXDOMAIN, NOERROR = Rcode.NXDOMAIN, Rcode.NOERROR
+NUMBERS = itertools.cycle(range(0x1234, 0xFFFF, 0x0101))  # of questions: the same ones in all processes of a run
 
 
 def query(name: str, kind: str = "A", **more: Any) -> bytes:
-    return dns.message.make_query(name, kind, **more).to_wire(max_size=65_535)
+    return dns.message.make_query(name, kind, **{"id": next(NUMBERS), **more}).to_wire(max_size=65_535)
 
 
 def padded(size: int) -> bytes:

@@ -28,10 +28,12 @@ BEFORE, SAME, AFTER = (dates.http_date(AT + shift) for shift in (-60, 0, 60))
         ("bytes=-7", Span(93, 7)),
         ("bytes=-700", Span(0, 100)),
         ("bytes=90-200", Span(90, 10)),
-        ("Bytes = 1 - 2", Span(1, 2)),
+        ("Bytes=1-2", Span(1, 2)),
         ("bytes=0-1,5-6", None),
         ("bytes=9-5", None),
         ("bytes=-", None),
+        ("bytes= 1-2", None),
+        ("bytes=1 -2", None),
         ("bytes=a-b", None),
         ("lines=0-1", None),
         ("bytes=٣-٤", None),
@@ -40,6 +42,10 @@ BEFORE, SAME, AFTER = (dates.http_date(AT + shift) for shift in (-60, 0, 60))
 )
 def test_a_range_is_a_span_or_nothing(text: str, span: Span | None) -> None:
     assert read_range(text, 100) == span
+
+
+def test_the_end_of_nothing_is_the_whole_of_it() -> None:
+    assert read_range("bytes=-1", 0) is None
 
 
 def test_no_range_is_slow() -> None:
@@ -51,7 +57,7 @@ def test_no_range_is_slow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("bytes=100-", 100), ("bytes=100-200", 100), ("bytes=-0", 100), ("bytes=0-", 0), ("bytes=-1", 0)]
+    ("text", "size"), [("bytes=100-", 100), ("bytes=100-200", 100), ("bytes=-0", 100), ("bytes=0-", 0), ("bytes=-0", 0)]
 )
 def test_a_range_outside_is_told_the_size(text: str, size: int) -> None:
     with pytest.raises(S3Error) as caught:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hansa.errors import Invalid
 from hansa.gateways.s3.sealing import keys, segments
 from hansa.gateways.s3.sealing.keys import Keyring
 from hansa.gateways.s3.sealing.segments import (
@@ -29,6 +30,7 @@ from hansa.gateways.s3.sealing.segments import (
     wrap,
 )
 from hansa.gateways.s3.wire.errors import S3Error
+from hansa.kinds.storage import generation_name, named_generation
 
 PLACE = Place("project", "region", "bucket")
 ID = bytes(range(16))
@@ -246,3 +248,37 @@ def test_a_key_is_wrapped_anew_for_another_key_and_place() -> None:
         ring.cipher(PLACE, anew)
     source.disabled.add("")
     assert opened(stored, 4, 0, 4, ring.cipher(moved, anew)) == b"body"
+
+
+def test_new_objects_lie_under_the_newest_generation_and_old_ones_stay_readable() -> None:
+    materials = {"": b"0" * 32, "vault": b"1" * 32}
+    source = _Materials(materials)
+    newest = {"vault": "vault"}
+    ring = Keyring(source, lambda project, name: newest.get(name, name))
+    before = ring.fresh(PLACE, name="vault").sealed(ID, 1)
+    materials["vault@2"], newest["vault"] = b"2" * 32, "vault@2"
+    after = ring.fresh(PLACE, name="vault").sealed(ID, 1)
+    assert (SealedKey.read(before).key, SealedKey.read(after).key) == ("vault", "vault@2")
+    for sealed in (before, after):
+        ring.cipher(PLACE, sealed)
+    assert SealedKey.read(ring.fresh(PLACE, name="").sealed(ID, 1)).key == ""
+    del materials["vault"]
+    with pytest.raises(KeyError):
+        ring.cipher(PLACE, before)
+    ring.cipher(PLACE, after)
+
+
+class _Materials:
+    def __init__(self, known: dict[str, bytes]) -> None:
+        self._known = known
+
+    def key_material(self, project: str, name: str) -> bytes:
+        return self._known[name]
+
+
+def test_names_of_generations() -> None:
+    for name, generation in (("vault", 1), ("vault", 2), ("vault", 100), ("", 1)):
+        assert named_generation(generation_name(name, generation)) == (name, generation)
+    for text in ("vault@", "vault@1", "vault@x", "vault@0002", "vault@-2", "vault@\u0662"):
+        with pytest.raises(Invalid):
+            named_generation(text)

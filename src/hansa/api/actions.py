@@ -23,7 +23,7 @@ from hansa.kinds.iam import Project
 from hansa.kinds.reasons import REASONS
 from hansa.kinds.registry import kind_named, read
 from hansa.kinds.resource import AnyResource, Document, Key, Stored, ref_of
-from hansa.kinds.storage import S3Key
+from hansa.kinds.storage import EncryptionKey, S3Key
 from hansa.policy.decide import decide
 from hansa.policy.verdict import Act, Rules, Subject
 from hansa.store.port import Change, Entry, Store, Write
@@ -68,11 +68,14 @@ class Actions:
         return await self.resources.show(asking, kind, await self.store.get(key))
 
     async def rotate(self, asking: Asking, kind: type[AnyResource], key: Key, body: Document) -> Document:
-        """A new access key; the one before it counts for `graceSeconds` more. The answer shows it once."""
+        """A new access key; the one before it counts for `graceSeconds` more. The answer shows it once. Of an encryption
+        key new material, which is never shown; what lies under older material stays readable, so there is no grace."""
         subject = await self.gate.allow(asking.caller, Act.UPDATE, kind, key)
         grace_s = body.get("graceSeconds", GRACE_S)
         if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= GRACE_MAX_S:
             raise Invalid.field("graceSeconds", f"must be a number from 0 to {GRACE_MAX_S:.0f}")
+        if kind is EncryptionKey and "graceSeconds" in body:
+            raise Invalid.field("graceSeconds", "does not go with an encryption key: its older material stays")
         it = kind(await self.resources.stored(key))
         if it.deleting:
             raise Conflict(f"{key} is being deleted")

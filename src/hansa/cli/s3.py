@@ -77,6 +77,16 @@ def _report(report: Any, output: str) -> str:
     return "\n".join(lines)
 
 
+@s3_command.command("rotate-encryption-key")
+@click.argument("name")
+@placed
+def rotate_encryption_key_command(name: str, **place: Any) -> None:
+    """Give an encryption key new material. New objects lie under it; what lies under older material stays readable."""
+    client = client_of(**place)
+    status = client.request("POST", f"{client.path('encryptionkey', name)}/rotate", body={})["status"]
+    click.echo(f"{name} has material of generation {status['generation']} since {status['rotatedAt']}")
+
+
 @s3_command.group("keys")
 def keys_command() -> None:
     """Make, list, turn and end keys; bring some from elsewhere."""

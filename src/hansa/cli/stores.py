@@ -16,6 +16,7 @@ from hansa.cli.options import settings_of
 if TYPE_CHECKING:
     from hansa.config import Settings
     from hansa.sealing import Sealer
+    from hansa.store.holding import Holding
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,28 +57,39 @@ def migrate_command(dry_run: bool, data: Path | None, database: str | None) -> N
 
 @click.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--objects", is_flag=True, help="The index of what lies in buckets, instead of the store.")
 @_stored
-def backup_command(file: Path, data: Path | None, database: str | None) -> None:
+def backup_command(file: Path, objects: bool, data: Path | None, database: str | None) -> None:
     """Write the store into FILE, as it is at one moment, while the cloud runs.
 
     Secrets stay sealed in it. The keys (DIR/keys) are not in it, nor disks, images and what lies in buckets:
     keep DIR/keys somewhere else, or the secrets of this backup open nowhere.
+
+    \b
+      hansa backup cloud.backup                the store
+      hansa backup objects.backup --objects    which objects there are; small ones whole
     """
+    from hansa.objectindex.holding import OBJECTS
     from hansa.store import tables
     from hansa.store.backup import write_backup
+    from hansa.store.holding import STORE
 
     settings = settings_of(data=data, database=database)
+    of = OBJECTS if objects else STORE
     counter = Counter("writing")
 
     async def work() -> Any:
-        async with tables.source(settings.store_at) as source:
-            return await write_backup(source, file, at=time.time(), program=_version(), told=counter.told)
+        async with tables.source(_place(settings, of), of) as source:
+            return await write_backup(source, file, at=time.time(), program=_version(), told=counter.told, of=of)
 
     summary = asyncio.run(work())
     counter.end()
     click.echo(f"wrote {file}: {_rows(summary)}, schema {summary.schema}, {file.stat().st_size} bytes")
     click.echo(f"the keys are not in it: keep {settings.data / 'keys'} apart from it")
-    click.echo("what lies in buckets is not in it: see `Back up and restore a cloud` for their index and their bytes")
+    if objects:
+        click.echo("the bytes of larger objects are not in it: see `Back up and restore a cloud`")
+    else:
+        click.echo("what lies in buckets is not in it: `hansa backup --objects` writes their index")
 
 
 @click.command("restore")
@@ -89,7 +101,7 @@ def backup_command(file: Path, data: Path | None, database: str | None) -> None:
 def restore_command(
     file: Path, replace: bool, dry_run: bool, without_keys: bool, data: Path | None, database: str | None
 ) -> None:
-    """Put the backup FILE in place. No cloud may run on the target.
+    """Put the backup FILE in place, of the store or of the index of objects. No cloud may run on the target.
 
     FILE is verified from end to end before anything is changed; then all of it is in place, or nothing.
 
@@ -97,13 +109,17 @@ def restore_command(
       cp -a /safe/keys hansa-data/keys         the keys first
       hansa restore cloud.backup --dry-run
       hansa restore cloud.backup               into DIR/hansa.db
+      hansa restore objects.backup             into DIR/s3/index.db
       hansa restore cloud.backup --database postgresql://hansa@db/hansa
     """
     from hansa.errors import HansaError
+    from hansa.objectindex.holding import OBJECTS
     from hansa.store import tables
-    from hansa.store.backup import verify
+    from hansa.store.backup import holding_of, verify
+    from hansa.store.holding import STORE
 
     settings = settings_of(data=data, database=database)
+    of = holding_of(file, (STORE, OBJECTS))
     sealer = _sealer(settings)
     sealed, closed = 0, 0
 
@@ -114,10 +130,12 @@ def restore_command(
             closed += not _opens(sealer, row["sealed"], f"{row['uid']}/{row['name']}")
 
     counter = Counter("verifying")
-    summary = verify(file, counter.told, each)
+    summary = verify(file, counter.told, each, of=of)
     counter.end()
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(summary.made_at))
-    click.echo(f"{file} is whole: {_rows(summary)}, schema {summary.schema}, made {made} from {summary.database}")
+    click.echo(
+        f"{file} is {of.what}, whole: {_rows(summary)}, schema {summary.schema}, made {made} from {summary.database}"
+    )
     if closed and not without_keys:
         keys = settings.data / "keys"
         raise HansaError(
@@ -130,12 +148,24 @@ def restore_command(
     counter = Counter("restoring")
 
     async def work() -> None:
-        async with tables.target(settings.store_at) as target:
+        async with tables.target(_place(settings, of), of) as target:
             await tables.load(file, target, replace=replace, told=counter.told)
 
     asyncio.run(work())
     counter.end()
     click.echo("restored; start the cloud with `hansa up`")
+
+
+def _place(settings: Settings, of: Holding) -> str:
+    """The database of a holding; the folder of a file is there afterwards."""
+    from hansa.objectindex.holding import OBJECTS
+    from hansa.store.open import is_postgres
+    from hansa.storing import index_at
+
+    place = index_at(settings) if of is OBJECTS else settings.store_at
+    if of is OBJECTS and not is_postgres(place):
+        Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place
 
 
 class Counter:

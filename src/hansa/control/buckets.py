@@ -8,24 +8,24 @@ that goes with its project is emptied first, as far as locks allow.
 from __future__ import annotations
 
 import secrets
-from functools import partial
 
+from hansa.control.draining import Draining
 from hansa.control.machine_parts import forbidden_territories
 from hansa.control.outcome import Outcome, born_ready, conditions
 from hansa.control.world import World
+from hansa.dates import rfc3339
 from hansa.errors import AlreadyExists, Bug, Conflict, FieldError, ImmutableField, InUse, Invalid
 from hansa.kinds.bucketrules import ReplicationRule
 from hansa.kinds.fleet import Region
 from hansa.kinds.iam import Project
 from hansa.kinds.resource import AnyResource, Key
-from hansa.kinds.storage import MATERIAL, Bucket, BucketSpec, EncryptionKey
+from hansa.kinds.storage import GENERATIONS_MAX, MATERIAL, Bucket, BucketSpec, EncryptionKey, material_name
 from hansa.objectindex.contents import contents_of
-from hansa.objectindex.records import Held, Version
-from hansa.store.port import NAMES, Birth, Claim, Reserve, SetSecret, Wake, Write
+from hansa.objectindex.records import Held
+from hansa.store.port import NAMES, Birth, Claim, Reserve, SetSecret, SetStatus, Wake, Write
 from hansa.units import human_size
 
 KEY_BYTES = 32
-DRAIN_MAX = 500  # versions that one pass removes
 DRAIN_AGAIN_S = 0.2
 LOCKED_AGAIN_S = 600.0
 REPLICATED = ("Versioned", "Locking")
@@ -70,7 +70,26 @@ async def encryption_key_born(it: AnyResource, world: World) -> Birth:
 
 def fresh_material(uid: str, world: World) -> SetSecret:
     """A new key for the bytes of objects, sealed; it belongs to a project or an EncryptionKey."""
-    return SetSecret(uid, MATERIAL, world.sealer.seal(secrets.token_bytes(KEY_BYTES), f"{uid}/{MATERIAL}"))
+    return _material(uid, MATERIAL, world)
+
+
+def _material(uid: str, name: str, world: World) -> SetSecret:
+    return SetSecret(uid, name, world.sealer.seal(secrets.token_bytes(KEY_BYTES), f"{uid}/{name}"))
+
+
+def encryption_key_rotated(it: EncryptionKey, world: World) -> tuple[Write, ...]:
+    """A new generation of its material. The ones before stay: objects lie under them. Raises Conflict."""
+    generation = it.status.generation + 1
+    if not it.spec.enabled:
+        raise Conflict(f"{it.name} is disabled: enable it first")
+    if generation > GENERATIONS_MAX:
+        raise Conflict(f"{it.name} has {GENERATIONS_MAX} generations, the most there are: make a new key")
+    changed = {"generation": generation, "rotatedAt": rfc3339(world.clock.now())}
+    revision = it.stored.revision
+    written = SetStatus(
+        it.key, it.generation, {**it.stored.status, **changed}, lease=None, wake=True, revision=revision
+    )  # fmt: skip
+    return written, _material(it.uid, material_name(generation), world)
 
 
 def name_scope(key: Key) -> str:
@@ -196,21 +215,24 @@ class Buckets:
 
     kind = Bucket
 
+    def __init__(self) -> None:
+        self._draining = Draining()
+
     async def reconcile(self, it: AnyResource, world: World) -> Outcome:
         if not it.deleting:
             contents = contents_of(await world.buckets.held(it.uid))
             return Outcome(it.status.model_copy(update={"contents": contents}))
         if await world.buckets.close_bucket(it.uid):
             return Outcome(gone=True)
-        locked = await _drain(it, world)
+        now = await world.buckets.floor(world.clock.now())
+        drained = await self._draining.drain(world.buckets, it.uid, it.key.project or "", now)
         held = await world.buckets.held(it.uid)
         message = f"{held.versions} versions and {held.uploads} uploads in it are being removed"
-        if locked:
-            message += f"; {locked} of the first {DRAIN_MAX} are locked and stay until their time is over"
+        if drained.locked:
+            message += f"; {drained.locked} are locked and stay until their time is over"
         said = conditions(it, world.clock.now(), False, "WaitingForContents", message)
-        return Outcome(
-            it.status.model_copy(update={"conditions": said}), again_in_s=LOCKED_AGAIN_S if locked else DRAIN_AGAIN_S
-        )
+        again_in_s = LOCKED_AGAIN_S if drained.over and drained.locked else DRAIN_AGAIN_S
+        return Outcome(it.status.model_copy(update={"conditions": said}), again_in_s=again_in_s)
 
 
 class EncryptionKeys:
@@ -220,28 +242,6 @@ class EncryptionKeys:
 
     async def reconcile(self, it: AnyResource, world: World) -> Outcome:
         return Outcome(gone=it.deleting)
-
-
-async def _drain(it: AnyResource, world: World) -> int:
-    """Removes what one pass may; how many versions are locked. A lock holds against everybody."""
-    index, project = world.buckets, it.key.project or ""
-    now = await index.floor(world.clock.now())
-    versions = (await index.list_versions(it.uid, limit=DRAIN_MAX)).versions
-    locked = 0
-    for version in versions:
-        try:
-            await index.remove(it.uid, version.key, version.id, project=project, check=partial(_unlocked, now))
-        except Conflict:
-            locked += 1
-    for upload in (await index.uploads(it.uid, limit=DRAIN_MAX)).uploads:
-        await index.abort(it.uid, upload.id, project=project)
-    return locked
-
-
-def _unlocked(now: float, version: Version | None) -> None:
-    """Raises Conflict for a version that a lock keeps at `now`."""
-    if version is not None and (version.facts.lock.hold or version.facts.lock.until > now):
-        raise Conflict(f"{version.key} is locked")
 
 
 def _bucket(it: AnyResource) -> Bucket:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hansa.api.keys import write_private
+from hansa.errors import Retry
 
 PUBLIC = "ca.pem"
 BUNDLE = "ca-bundle.pem"
@@ -34,6 +36,8 @@ LEAF_LIFE = timedelta(days=90)
 LEAF_LEFT = timedelta(days=30)
 BACK = timedelta(hours=1)  # clocks of clients may be behind
 NAMES_MAX = 100
+ALONE_S = 10.0  # to wait for another process that makes certificates
+LOOK_S = 0.01
 LEAF, S3_LEAF = "tls.pem", "s3-tls.pem"
 
 
@@ -76,7 +80,7 @@ class Pair:
 def ensure(folder: Path, names: Sequence[str], now: float, leaf_name: str = LEAF) -> tuple[Path, bool]:
     """The file with a leaf for all `names` and its key, good for 30 days yet; and whether it is new.
 
-    `folder` is the data folder; `now` in epoch seconds.
+    `folder` is the data folder; `now` in epoch seconds. May block for ALONE_S. Raises Retry.
     """
     keys = folder / "keys"
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,13 +90,29 @@ def ensure(folder: Path, names: Sequence[str], now: float, leaf_name: str = LEAF
 
 @contextlib.contextmanager
 def _alone(keys: Path) -> Iterator[None]:
-    """Others wait: for the few milliseconds that making a certificate takes."""
-    handle = os.open(keys / ".authority.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Others wait: for the few milliseconds that making a certificate takes. Raises Retry when it takes far longer."""
+    lock = keys / ".authority.lock"
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _take(handle, lock)
         yield
     finally:
         os.close(handle)
+
+
+def _take(handle: int, lock: Path) -> None:
+    end = time.monotonic() + ALONE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                raise Retry(
+                    f"another process has been making certificates for {ALONE_S:g} s; one that hangs holds {lock}",
+                    detail=str(lock),
+                ) from error
+        time.sleep(LOOK_S)
 
 
 def _ensure(folder: Path, names: Sequence[str], moment: datetime, file: Path) -> tuple[Path, bool]:

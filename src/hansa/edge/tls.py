@@ -15,7 +15,7 @@ import structlog
 
 from hansa.clock import Clock
 from hansa.edge import authority
-from hansa.errors import Invalid
+from hansa.errors import Invalid, Retry
 
 log = structlog.get_logger("hansa.edge")
 LOOK_S = 60.0  # how often certificates and addresses are looked at
@@ -62,8 +62,10 @@ class Certificates:
         return made
 
     def load(self) -> None:
-        """Looks, and loads what is new. Raises Invalid."""
-        chain, key = self.look()
+        """Looks, and loads what is new. Raises Invalid, Retry."""
+        self._use(*self.look())
+
+    def _use(self, chain: Path, key: Path | None) -> None:
         try:
             stamp = tuple(f.stat().st_mtime for f in (chain, key) if f is not None)
             if stamp == self._stamp:
@@ -79,6 +81,6 @@ class Certificates:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                self.load()
-            except (Invalid, OSError) as error:
+                self._use(*await asyncio.to_thread(self.look))  # which may wait for another process
+            except (Invalid, Retry, OSError) as error:
                 log.error("certificate", message=str(error))

@@ -6,7 +6,7 @@ client sets through S3 is a user's write to the same spec. What is in a bucket s
 Where secrets lie (all sealed, with the context `f"{uid}/{name}"`, by the uid of the object that owns them):
 
     S3Key, BucketServiceAccount   each access key pair under its `Pair.sealed`, the secret access key as ASCII
-    EncryptionKey                 `MATERIAL`, 32 bytes
+    EncryptionKey                 each generation of its material under `material_name`, 32 bytes
     Project                       `MATERIAL`, 32 bytes: the key of everything for which no other was named
 """
 
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from hansa.dates import parse_rfc3339
+from hansa.errors import Invalid
 from hansa.kinds.bindings import BoundRole
 from hansa.kinds.bucketrules import Acl, Cors, LifecyclePolicy, Replication, Tag, each_once
 from hansa.kinds.compute import REGIONAL
@@ -29,7 +30,8 @@ from hansa.kinds.meters import BUCKET, NOTHING, Measure, MeteredStatus
 from hansa.kinds.resource import Resource, Spec, Status, Wire
 from hansa.kinds.rules import echoed, fixed, hidden, refers, secret
 
-MATERIAL = "material"  # the name of the sealed key of a project, and of an encryption key
+MATERIAL = "material"  # the name of the sealed key of a project, and of an encryption key's first generation
+GENERATIONS_MAX = 100  # of the material of one encryption key
 POLICY_BYTES_MAX = 20 << 10
 BUCKETS_PER_ACCOUNT_MAX = 100
 BUCKET_TAGS_MAX = 50
@@ -354,12 +356,40 @@ class EncryptionKeySpec(Spec):
     enabled: bool = echoed(True)
 
 
+class EncryptionKeyStatus(Status):
+    generation: int = Field(1, ge=1)  # of the material that new objects lie under
+    rotated_at: str | None = None
+
+
 class EncryptionKey(
-    Resource[EncryptionKeySpec, Status],
+    Resource[EncryptionKeySpec, EncryptionKeyStatus],
     service="storage", version="v1", collection="encryptionKeys", scope=PROJECT,
-    columns=(("ENABLED", "spec.enabled"), ("DESCRIPTION", "spec.description")),
+    columns=(("ENABLED", "spec.enabled"), ("GENERATION", "status.generation"), ("ROTATED", "status.rotatedAt"),
+             ("DESCRIPTION", "spec.description")),
+    actions=("rotate",),
 ):  # fmt: skip
     """A named key under which a bucket, or one object, may lie (SSE-KMS). Its bytes never leave the cloud.
 
-    Disabled, nothing under it is read or written; deleted, nothing under it can ever be read again.
+    Rotated, new objects lie under new material, and what lies under older material stays readable. Disabled, nothing
+    under it is read or written; deleted, nothing under it can ever be read again.
     """
+
+
+def material_name(generation: int) -> str:
+    """Under which the material of a generation lies sealed."""
+    return generation_name(MATERIAL, generation)
+
+
+def generation_name(name: str, generation: int) -> str:
+    """What the data key of an object calls the key that wraps it; no name of a resource has an @."""
+    return name if generation == 1 else f"{name}@{generation}"
+
+
+def named_generation(text: str) -> tuple[str, int]:
+    """The name of an encryption key and the generation, of what `generation_name` made. Raises Invalid."""
+    name, at, generation = text.partition("@")
+    if not at:
+        return name, 1
+    if not (generation.isascii() and generation.isdigit() and len(generation) <= 3 and int(generation) > 1):
+        raise Invalid(f"{text[:80]!r} names no generation of a key")
+    return name, int(generation)

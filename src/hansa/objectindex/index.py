@@ -18,7 +18,7 @@ from hansa.clock import Clock
 from hansa.objectindex import documents, order, steps
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Fetch, Found, Row, encoded, next_key, successor
-from hansa.objectindex.port import Change, Check
+from hansa.objectindex.port import Change, Check, Tells, tells_nobody
 from hansa.objectindex.reading import Reader, bare
 from hansa.objectindex.records import (
     UNLIMITED,
@@ -104,11 +104,13 @@ class SqlObjectIndex:
         asked = self._asked(bucket, encoded(key), project, UNLIMITED, check)
         return await self._write(_key(bucket, key), lambda tx: steps.remove(tx, asked, id))
 
-    async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
+    async def amend(
+        self, bucket: str, key: str, id: str, change: Change, tells: Tells = tells_nobody
+    ) -> Version | None:  # fmt: skip
         if not _may_be(id):
             return None
         asked = self._asked(bucket, encoded(key), "")
-        return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change))
+        return await self._write(_key(bucket, key), lambda tx: steps.amend(tx, asked, id, change, tells))
 
     async def list(
         self, bucket: str, *, prefix: str = "", delimiter: str = "", after: str = "", limit: int = 1000

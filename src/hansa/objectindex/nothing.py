@@ -25,7 +25,7 @@ class NothingStored:
     async def held_by(self, project: str) -> Held:
         return Held()
 
-    async def list_versions(self, bucket: str, *, limit: int = 1000) -> Listing:
+    async def list_versions(self, bucket: str, *, after: str = "", after_id: str = "", limit: int = 1000) -> Listing:
         return Listing()
 
     async def remove(self, bucket: str, key: str, id: str, *, project: str, check: Check | None = None) -> Removed:

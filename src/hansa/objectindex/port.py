@@ -29,6 +29,11 @@ from hansa.objectindex.records import (
 
 Check = Callable[[Version | None], None]
 Change = Callable[[Version], Facts]
+Tells = Callable[[Version], Sequence[str]]
+
+
+def tells_nobody(version: Version) -> Sequence[str]:
+    return ()
 
 
 class ObjectIndex(Protocol):
@@ -61,8 +66,11 @@ class ObjectIndex(Protocol):
         """One version for good; the one before it becomes the latest. `check` sees the version that is to go."""
         ...
 
-    async def amend(self, bucket: str, key: str, id: str, change: Change) -> Version | None:
-        """New facts of one version (or of the latest, with an empty id): tags, lock, grants. None: there is none."""
+    async def amend(
+        self, bucket: str, key: str, id: str, change: Change, tells: Tells = tells_nobody
+    ) -> Version | None:  # fmt: skip
+        """New facts of one version (or of the latest, with an empty id): tags, lock, grants. None: there is none.
+        `tells`: what stands in the outbox of the version as it has become, in the same commit."""
         ...
 
     async def list(

@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """`algorithm` is CRC32, CRC32C, CRC64NVME, SHA1 or SHA256; `form` is FULL_OBJECT or COMPOSITE."""
+    """`algorithm` is a name that S3 has for it (CRC64NVME, SHA256); `form` is FULL_OBJECT or COMPOSITE."""
 
     algorithm: str
     value: str

@@ -7,7 +7,7 @@ stays true until it commits. Nothing here knows which database it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -16,7 +16,7 @@ from hansa.errors import Conflict, Full, HansaError, NotFound
 from hansa.objectindex import documents
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Row
-from hansa.objectindex.port import Change, Check
+from hansa.objectindex.port import Change, Check, Tells
 from hansa.objectindex.reading import bare, version_of
 from hansa.objectindex.records import (
     NULL,
@@ -104,7 +104,7 @@ async def remove(tx: Transaction, asked: Asked, id: str) -> Removed:
     return await _remove(tx, asked, await _row(tx, sql.BY_ID, asked, id=id))
 
 
-async def amend(tx: Transaction, asked: Asked, id: str, change: Change) -> Version | None:
+async def amend(tx: Transaction, asked: Asked, id: str, change: Change, tells: Tells) -> Version | None:
     row = await _row(tx, sql.BY_ID if id else sql.LATEST, asked, id=id)
     if row is None:
         return None
@@ -116,7 +116,9 @@ async def amend(tx: Transaction, asked: Asked, id: str, change: Change) -> Versi
     document = documents.facts_document(facts, pieces)
     text, shown = documents.text(document), documents.shown_document(facts)
     await tx.all(sql.SET_FACTS, ord=row[1], facts=text, shown=shown)
-    return version_of(row, document)
+    made = version_of(row, document)
+    await _tell(tx, replace(asked, events=tells(made)), row[5])
+    return made
 
 
 async def _make(

@@ -74,9 +74,11 @@ KINDS: tuple[Known, ...] = (
           about="A published image. `osImage` and `osVersion` say what really boots."),
     Known("EncryptionKey", "storage", "v1", "encryptionKeys",
           scopes=("projects/{project}",), verbs="CGLPD",
-          short=(), actions=(),
+          short=(), actions=("rotate",),
           columns=(
               ("ENABLED", "spec.enabled"),
+              ("GENERATION", "status.generation"),
+              ("ROTATED", "status.rotatedAt"),
               ("DESCRIPTION", "spec.description"),
           ),
           about="A named key under which a bucket, or one object, may lie (SSE-KMS). Its bytes never leave the cloud."),

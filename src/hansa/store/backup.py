@@ -1,4 +1,4 @@
-"""The file of a backup: written, verified, read. The tables themselves are the business of `hansa.store.tables`.
+"""The file of a backup: written, verified, read, of the store or of another holding. The tables themselves are the business of `hansa.store.tables`.
 
 A gzip file of JSON lines. The first says what it is (format, schema, tables with their columns); then each table: its
 name, a line a row, an end with the count and the digest of its rows; the last line has the digest of all before it.
@@ -15,7 +15,7 @@ import gzip
 import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,12 +24,12 @@ from typing import Any, Protocol
 import orjson
 
 from hansa.errors import HansaError, Invalid
-from hansa.store.migrate import NewerDatabase, newest
+from hansa.store.holding import STORE, Holding
+from hansa.store.migrate import NewerDatabase
 
-FORMAT, VERSION = "hansa-backup", 1
+VERSION = 1
 LINE_MAX = 64 * 1024 * 1024  # bytes of one row
 TABLES_MAX = 100
-BATCH = 1000  # rows between two looks at the clock
 
 Row = Sequence[Any]
 Columns = Mapping[str, Sequence[str]]  # by table
@@ -70,7 +70,9 @@ class Source(Protocol):
 # -- writing ------------------------------------------------------------------------------------
 
 
-async def write_backup(source: Source, path: Path, *, at: float, program: str, told: Progress) -> Summary:
+async def write_backup(
+    source: Source, path: Path, *, at: float, program: str, told: Progress, of: Holding = STORE
+) -> Summary:
     """One file, readable by its owner alone, in place only when it is whole. Raises Invalid when it is there."""
     if path.exists():
         raise Invalid.field("FILE", f"{path} is there already")
@@ -79,7 +81,7 @@ async def write_backup(source: Source, path: Path, *, at: float, program: str, t
     try:
         with os.fdopen(descriptor, "wb") as raw:
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
-                summary = await _write(source, file, at=at, program=program, told=told)
+                summary = await _write(source, file, at=at, program=program, told=told, of=of)
             raw.flush()
             os.fsync(raw.fileno())
         part.rename(path)
@@ -93,29 +95,33 @@ async def write_backup(source: Source, path: Path, *, at: float, program: str, t
     return summary
 
 
-async def _write(source: Source, file: gzip.GzipFile, *, at: float, program: str, told: Progress) -> Summary:
+async def _write(
+    source: Source, file: gzip.GzipFile, *, at: float, program: str, told: Progress, of: Holding
+) -> Summary:
     columns = {table: list(names) for table, names in (await source.columns()).items()}
     summary = Summary(await source.schema(), at, source.name, program, columns)
     whole = sha256()
 
-    def put(line: bytes) -> None:
+    def put(line: bytes | bytearray) -> None:
         whole.update(line)
         file.write(line)
 
-    put(_line({"format": FORMAT, "version": VERSION, "schema": summary.schema, "madeAt": at, "database": source.name,
+    put(_line({"format": of.format, "version": VERSION, "schema": summary.schema, "madeAt": at, "database": source.name,
                "program": program, "tables": columns}))  # fmt: skip
     for table, names in columns.items():
         put(_line({"table": table}))
         count, digest = 0, sha256()
         async for batch in source.rows(table, names):
-            lines = b"".join(_line([_out(value) for value in row]) for row in batch)
+            lines = bytearray()  # one by one: a line takes far more room while it is made
+            for row in batch:
+                lines += _line([_out(value) for value in row])
             digest.update(lines)
             put(lines)
             count += len(batch)
             told(table, count)
         summary.rows[table], summary.digests[table] = count, digest.hexdigest()
         put(_line({"end": table, "rows": count, "sha256": digest.hexdigest()}))
-    file.write(_line({"end": FORMAT, "sha256": whole.hexdigest()}))
+    file.write(_line({"end": of.format, "sha256": whole.hexdigest()}))
     return summary
 
 
@@ -130,12 +136,24 @@ def _out(value: Any) -> Any:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def verify(path: Path, told: Progress, each: Callable[[str, dict[str, Any]], None] | None = None) -> Summary:
+def holding_of(path: Path, among: Sequence[Holding]) -> Holding:
+    """Whose backup it says to be; the first of them where it says nothing of the kind: `verify` tells what is wrong.
+
+    Raises Invalid, NewerDatabase."""
+    for of in among:
+        with suppress(BrokenBackup), reading(path, of):
+            return of
+    return among[0]
+
+
+def verify(
+    path: Path, told: Progress, each: Callable[[str, dict[str, Any]], None] | None = None, *, of: Holding = STORE
+) -> Summary:
     """Reads the file from end to end: every line, count and digest. `each(table, row)` sees the rows by column.
 
     Raises BrokenBackup, NewerDatabase when a newer program made it.
     """
-    with reading(path) as (summary, batches):
+    with reading(path, of) as (summary, batches):
         for table, batch in batches:
             if each is not None:
                 for row in batch:
@@ -145,14 +163,14 @@ def verify(path: Path, told: Progress, each: Callable[[str, dict[str, Any]], Non
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[Summary, Iterator[tuple[str, list[list[Any]]]]]]:
+def reading(path: Path, of: Holding) -> Iterator[tuple[Summary, Iterator[tuple[str, list[list[Any]]]]]]:
     """What the file says of itself, and its rows in batches. `rows` and `digests` of the summary fill as it is
     read; once the batches are used up without an error, the file was whole."""
     try:
         with gzip.open(path, "rb") as file:
             lines = _Lines(file)
-            summary = _header(lines.next())
-            yield summary, _batches(lines, summary)
+            summary = _header(lines.next(), of)
+            yield summary, _batches(lines, summary, of)
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise Invalid.field("FILE", f"{path} cannot be read: {error.strerror}") from error
@@ -184,9 +202,9 @@ class _Lines:
             raise BrokenBackup("there is more after the end")
 
 
-def _header(said: Any) -> Summary:
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise BrokenBackup("this is no backup of a hansa store")
+def _header(said: Any, of: Holding) -> Summary:
+    if not isinstance(said, dict) or said.get("format") != of.format:
+        raise BrokenBackup(f"this is no backup of {of.what}")
     if said.get("version") != VERSION:
         raise BrokenBackup(f"a backup of format {said.get('version')}, this program reads {VERSION}")
     tables: Any = said.get("tables")
@@ -195,14 +213,12 @@ def _header(said: Any) -> Summary:
     )  # fmt: skip
     if not good or not isinstance(said.get("schema"), int) or not isinstance(said.get("madeAt"), int | float):
         raise BrokenBackup("line 1: what it says of itself makes no sense")
-    if said["schema"] > newest():
-        raise NewerDatabase(
-            f"the backup has schema {said['schema']}, this program knows {newest()}: use the newer hansa"
-        )
+    if said["schema"] > (newest := of.family.newest()):
+        raise NewerDatabase(f"the backup has schema {said['schema']}, this program knows {newest}: use the newer hansa")
     return Summary(said["schema"], said["madeAt"], str(said.get("database")), str(said.get("program")), tables)
 
 
-def _batches(lines: _Lines, summary: Summary) -> Iterator[tuple[str, list[list[Any]]]]:
+def _batches(lines: _Lines, summary: Summary, of: Holding) -> Iterator[tuple[str, list[list[Any]]]]:
     for table, names in summary.columns.items():
         if lines.next() != {"table": table}:
             raise lines.wrong(f"the table {table} must begin here")
@@ -213,14 +229,14 @@ def _batches(lines: _Lines, summary: Summary) -> Iterator[tuple[str, list[list[A
             digest.update(lines.line)
             batch.append([_in(value, lines) for value in row])
             count += 1
-            if len(batch) == BATCH:
+            if len(batch) == of.batch:
                 yield table, batch
                 summary.rows[table], batch = count, []
         if row != {"end": table, "rows": count, "sha256": digest.hexdigest()}:
             raise lines.wrong(f"count or digest of {table} is another one")
         yield table, batch
         summary.rows[table], summary.digests[table] = count, digest.hexdigest()
-    if lines.next() != {"end": FORMAT, "sha256": lines.before.hexdigest()}:
+    if lines.next() != {"end": of.format, "sha256": lines.before.hexdigest()}:
         raise lines.wrong("the digest of the whole is another one")
     lines.must_end()
 

@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
+import structlog
 
 from hansa.errors import Bug, Conflict, HansaError, NotFound
 from hansa.store.driver import Pass, Row
 from hansa.store.locks import number, object_name
 
+log = structlog.get_logger("hansa.store")
 WORKERS = 2  # batches in flight: one is flushed while the next is worked on
 BATCH_MAX = 32
 FINISH = """
@@ -43,20 +45,37 @@ class Passes:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._queue.append((it, future))
         if len(self._workers) < WORKERS:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._begin()
         return await future
+
+    def _begin(self) -> None:
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._ended)
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """One that failed leaves the queue to another; one that was told to end, to nobody: then the program ends."""
+        self._workers.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) is not None:  # told to all who waited for it, too
+            log.error("passes", message="ends of passes were not written", detail=repr(error))
+        if self._workers or not self._queue:
+            return
+        if not worker.cancelled():
+            self._begin()
+        while worker.cancelled() and self._queue:
+            _fail(self._queue.popleft(), asyncio.CancelledError())
 
     async def _work(self) -> None:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_MAX))]
             try:
                 await self._write(batch)
-            finally:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(Bug("the end of a pass was not written"))
+            except BaseException as error:  # nobody waits for ever, whatever it was
+                for waiting in batch:
+                    _fail(waiting, error)
+                raise
+            for waiting in batch:
+                _fail(waiting, None)
 
     async def _write(self, batch: list[_Waiting]) -> None:
         try:
@@ -78,6 +97,15 @@ class Passes:
                 future.set_result(int(revision))
             else:
                 future.set_exception(_refused(it, refusal))
+
+
+def _fail(waiting: _Waiting, cause: BaseException | None) -> None:
+    """Told to whoever still waits."""
+    it, future = waiting
+    if not future.done():
+        bug = Bug(f"the end of a pass over {it.key} was not written", detail=repr(cause) if cause else "")
+        bug.__cause__ = cause
+        future.set_exception(bug)
 
 
 def _columns(passes: list[Pass]) -> tuple[Any, ...]:

@@ -1,11 +1,10 @@
-"""All tables of a store at once, on either database: read at one moment, or put in place in one transaction.
+"""All tables of a holding at once, on either database: read at one moment, or put in place in one transaction.
 
 Only what our migrations make counts as ours; anything else in the same database is neither read nor touched.
 """
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -13,23 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hansa.errors import Conflict, HansaError, Retry
-from hansa.store.backup import BATCH, BrokenBackup, Columns, Progress, Row, Source, Summary, reading
-from hansa.store.migrate import (
-    apply_postgresql,
-    apply_sqlite,
-    known,
-    pending,
-    version_postgresql,
-    version_sqlite,
-)
+from hansa.store.backup import BrokenBackup, Columns, Progress, Row, Source, Summary, reading
+from hansa.store.holding import STORE, Holding
 from hansa.store.open import is_postgres
 
-_MADE = re.compile(r"\bcreate (table|function) (?:if not exists )?(\w+)")
 # Numbers given out after a backup was made are not given out again: clients and hosts may still know them.
-REVISIONS_SKIPPED = 1_000_000
-STATEMENT_S = 120.0
-_FREE = "update work set leased_until = 0, token = ''"  # whoever held them does not any more
-_EMPTY = ("objects", "changes", "records", "claims")
+NUMBERS_SKIPPED = 1_000_000
+STATEMENT_S = 600.0  # a count of the rows of a table that fills a disk
 
 
 class NotEmpty(Conflict):
@@ -37,7 +26,9 @@ class NotEmpty(Conflict):
 
 
 class Target(Protocol):
-    """An open transaction over a store, in which all of it is replaced."""
+    """An open transaction over a holding, in which all of it is replaced."""
+
+    of: Holding
 
     async def schema(self) -> int: ...
 
@@ -58,10 +49,11 @@ class Target(Protocol):
 
 async def load(path: Path, target: Target, *, replace: bool, told: Progress) -> Summary:
     """Puts a verified file in place of what the target holds; the caller commits. Raises NotEmpty, BrokenBackup."""
-    pending(await target.schema())
+    of = target.of
+    of.family.pending(await target.schema())
     if not replace and not await target.is_empty():
-        raise NotEmpty("the target holds a store already; --replace throws it away")
-    with reading(path) as (summary, batches):
+        raise NotEmpty(f"the target holds {of.what} already; --replace throws it away")
+    with reading(path, of) as (summary, batches):
         there = await target.build(summary.schema)
         if {t: sorted(c) for t, c in there.items()} != {t: sorted(c) for t, c in summary.columns.items()}:
             raise BrokenBackup(f"its tables are not those of schema {summary.schema}")
@@ -75,19 +67,9 @@ async def load(path: Path, target: Target, *, replace: bool, told: Progress) -> 
     return summary
 
 
-def ours() -> dict[str, str]:
-    """Everything that migrations make: name -> table or function."""
-    texts = [part for migration in known() for part in migration.parts.values()]
-    return {name: what for text in texts for what, name in _MADE.findall(text)}
-
-
-def _tables() -> list[str]:
-    return [name for name, what in ours().items() if what == "table"]
-
-
 @asynccontextmanager
-async def source(database: str) -> AsyncIterator[Source]:
-    """The store as it is now, for as long as it is read; those who write are not held up."""
+async def source(database: str, of: Holding = STORE) -> AsyncIterator[Source]:
+    """It as it is now, for as long as it is read; those who write are not held up."""
     if is_postgres(database):
         from hansa.store.postgres import apart
 
@@ -95,20 +77,20 @@ async def source(database: str) -> AsyncIterator[Source]:
             apart(database, statement_s=STATEMENT_S) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            yield PostgresTables(connection)
+            yield PostgresTables(connection, of)
         return
     if not Path(database).exists():
         raise HansaError(f"there is no database {database}")
     reader = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None)
     try:
         reader.execute("begin")
-        yield SqliteTables(reader)
+        yield SqliteTables(reader, of)
     finally:
         reader.close()
 
 
 @asynccontextmanager
-async def target(database: str) -> AsyncIterator[Target]:
+async def target(database: str, of: Holding = STORE) -> AsyncIterator[Target]:
     """All or nothing: committed when the block ends well. Raises Conflict when a program works on it."""
     if is_postgres(database):
         from hansa.store.postgres import apart
@@ -117,15 +99,16 @@ async def target(database: str) -> AsyncIterator[Target]:
         async with apart(database, statement_s=STATEMENT_S) as connection, connection.transaction():
             await hold_all(connection)
             if others := await connection.fetchval(_OTHERS):
-                raise Conflict(f"{others} connections of running programs are open on this store; stop them first")
-            yield PostgresTables(connection)
+                raise Conflict(f"{others} connections of running programs are open on this database; stop them first")
+            yield PostgresTables(connection, of)
         return
+    Path(database).touch(mode=0o600)  # its journal gets the same mode
     writer = sqlite3.connect(database, isolation_level=None, timeout=1.0)
     try:
         writer.execute("pragma journal_mode=wal")
         writer.execute("pragma synchronous=full")
         writer.execute("begin immediate")
-        yield SqliteTables(writer)
+        yield SqliteTables(writer, of)
         writer.execute("commit")
     except sqlite3.OperationalError as error:
         raise Retry("the database takes no writes now", detail=str(error)) from error
@@ -142,34 +125,36 @@ select count(*) from pg_stat_activity
 class SqliteTables:
     name = "sqlite"
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, of: Holding) -> None:
+        self._connection, self.of = connection, of
 
     async def schema(self) -> int:
-        return version_sqlite(self._connection)
+        return self.of.family.version_sqlite(self._connection)
 
     async def columns(self) -> Columns:
         found = {}
-        for table in _tables():
+        for table in self.of.tables():
             if names := [row[1] for row in self._connection.execute(f"pragma table_info({table})")]:
                 found[table] = names
         return found
 
     async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
         cursor = self._connection.execute(f"select {', '.join(columns)} from {table}")
-        while batch := cursor.fetchmany(BATCH):
+        while batch := cursor.fetchmany(self.of.batch):
             yield batch
 
     async def is_empty(self) -> bool:
         present = await self.columns()
         return not any(
-            self._connection.execute(f"select exists (select 1 from {t})").fetchone()[0] for t in _EMPTY if t in present
+            self._connection.execute(f"select exists (select 1 from {table})").fetchone()[0]
+            for table in self.of.filled
+            if table in present
         )
 
     async def build(self, schema: int) -> Columns:
-        for table in [*await self.columns(), "schema_version"]:
+        for table in [*await self.columns(), self.of.family.table]:
             self._connection.execute(f"drop table if exists {table}")
-        apply_sqlite(self._connection, schema)
+        self.of.family.apply_sqlite(self._connection, schema)
         columns = await self.columns()
         for table in columns:
             self._connection.execute(f"delete from {table}")
@@ -183,50 +168,51 @@ class SqliteTables:
         return int(self._connection.execute(f"select count(*) from {table}").fetchone()[0])
 
     async def finish(self) -> None:
-        highest = self._connection.execute("select coalesce(max(revision), 0) from changes").fetchone()[0]
-        self._connection.execute("delete from sqlite_sequence where name = 'changes'")
-        self._connection.execute(
-            "insert into sqlite_sequence (name, seq) values ('changes', ?)", (highest + REVISIONS_SKIPPED,)
-        )
-        self._connection.execute(_FREE)
-        apply_sqlite(self._connection)
+        for table, column in self.of.numbered:
+            highest = self._connection.execute(f"select coalesce(max({column}), 0) from {table}").fetchone()[0]
+            self._connection.execute("delete from sqlite_sequence where name = ?", (table,))
+            self._connection.execute(
+                "insert into sqlite_sequence (name, seq) values (?, ?)", (table, highest + NUMBERS_SKIPPED)
+            )
+        self._connection.execute(self.of.afterwards)
+        self.of.family.apply_sqlite(self._connection)
 
 
 class PostgresTables:
     name = "postgresql"
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, connection: Any, of: Holding) -> None:
+        self._connection, self.of = connection, of
 
     async def schema(self) -> int:
-        return await version_postgresql(self._connection)
+        return await self.of.family.version_postgresql(self._connection)
 
     async def columns(self) -> Columns:
         rows = await self._connection.fetch(
             "select table_name, column_name from information_schema.columns"
             " where table_schema = current_schema() and table_name = any($1) order by table_name, ordinal_position",
-            _tables(),
+            self.of.tables(),
         )
         found: dict[str, list[str]] = {}
         for table, name in rows:
             found.setdefault(table, []).append(name)
-        return {table: found[table] for table in _tables() if table in found}
+        return {table: found[table] for table in self.of.tables() if table in found}
 
     async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
         cursor = await self._connection.cursor(f"select {', '.join(columns)} from {table}")
-        while batch := await cursor.fetch(BATCH):
+        while batch := await cursor.fetch(self.of.batch):
             yield batch
 
     async def is_empty(self) -> bool:
         present = await self.columns()
-        for table in _EMPTY:
+        for table in self.of.filled:
             if table in present and await self._connection.fetchval(f"select exists (select 1 from {table})"):
                 return False
         return True
 
     async def build(self, schema: int) -> Columns:
-        await self._drop([*await self.columns(), "schema_version"])
-        await apply_postgresql(self._connection, schema)
+        await self._drop([*await self.columns(), self.of.family.table])
+        await self.of.family.apply_postgresql(self._connection, schema)
         columns = await self.columns()
         for table in columns:
             await self._connection.execute(f"delete from {table}")
@@ -235,7 +221,7 @@ class PostgresTables:
     async def _drop(self, tables: Iterable[str]) -> None:
         for table in tables:
             await self._connection.execute(f"drop table if exists {table} cascade")
-        for name in (name for name, what in ours().items() if what == "function"):
+        for name in self.of.functions():
             if await self._connection.fetchval("select to_regproc($1) is not null", name):
                 await self._connection.execute(f"drop function {name}")
 
@@ -246,7 +232,8 @@ class PostgresTables:
         return int(await self._connection.fetchval(f"select count(*) from {table}"))
 
     async def finish(self) -> None:
-        highest = await self._connection.fetchval("select coalesce(max(revision), 0) from changes")
-        await self._connection.execute("select setval('changes_revision_seq', $1)", highest + REVISIONS_SKIPPED)
-        await self._connection.execute(_FREE)
-        await apply_postgresql(self._connection)
+        for table, column in self.of.numbered:
+            highest = await self._connection.fetchval(f"select coalesce(max({column}), 0) from {table}")
+            await self._connection.execute(f"select setval('{table}_{column}_seq', $1)", highest + NUMBERS_SKIPPED)
+        await self._connection.execute(self.of.afterwards)
+        await self.of.family.apply_postgresql(self._connection)

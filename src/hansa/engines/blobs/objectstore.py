@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from hansa.engines.blobs.names import checked, is_id
 from hansa.engines.blobs.port import Capacity, StoredBlob
-from hansa.errors import Bug, Invalid, NotFound, Retry
+from hansa.errors import Bug, HansaError, Invalid, NotFound, Retry
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -79,12 +79,30 @@ class RemoteStore:
 
 
 async def open_object_store(url: str, *, region: str, access_key: str, secret_key: str) -> ObjectStoreBlobs:
-    """Looks once whether it is there and lets us in. Raises Invalid, Retry."""
+    """Looks once whether it is there and lets us in. Raises Invalid naming the setting that is wrong, Retry."""
     remote = RemoteStore.of(url, region=region, access_key=access_key, secret_key=secret_key)
     blobs = ObjectStoreBlobs(remote.connect(), prefix=remote.prefix)
-    async for _ in blobs.all():
-        break
+    try:
+        async with aclosing(blobs.all()) as stored:
+            await anext(stored, None)
+    except Retry as error:
+        raise await _shut_out(remote, blobs, error) from error
     return blobs
+
+
+async def _shut_out(remote: RemoteStore, blobs: ObjectStoreBlobs, error: Retry) -> HansaError:
+    """By the setting that answers for it. A listing fails in one way only; a look at one object tells more."""
+    try:
+        await obstore.head_async(blobs.store, remote.prefix + OWNER)
+    except (PermissionDeniedError, UnauthenticatedError):
+        name, rule = "s3_store_access_key", "is not let in; it is wrong, or its s3_store_secret_key is"
+    except FileNotFoundError:
+        name, rule = "s3_store", f"there is no bucket {remote.bucket}, or the key may not list it"
+    except _ERRORS:
+        return Retry(f"s3_store: {remote.endpoint}/{remote.bucket} does not answer as S3 does", detail=error.detail)
+    else:
+        name, rule = "s3_store_access_key", "may not list the bucket"
+    return Invalid.field(name, f"{rule} ({remote.endpoint}/{remote.bucket})")
 
 
 class ObjectStoreBlobs:

@@ -21,7 +21,15 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.kinds.iam import Organization, Project
 from hansa.kinds.quotas import OBJECT_STORAGE, OBJECTS, REQUESTS
 from hansa.kinds.resource import Stored
-from hansa.kinds.storage import MATERIAL, Bucket, BucketServiceAccount, S3Key, canonical_id, pair_fault
+from hansa.kinds.storage import (
+    MATERIAL,
+    Bucket,
+    BucketServiceAccount,
+    S3Key,
+    canonical_id,
+    generation_name,
+    pair_fault,
+)
 from hansa.objectindex.records import Limits, Together, Versioning
 from hansa.policy.quota import effective
 from hansa.policy.verdict import Caller, Rules, TerritoryRule
@@ -48,11 +56,14 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The sealed key of a project or an EncryptionKey. `uid`: whose secret it is."""
+    """The sealed key of a project, or one generation of an EncryptionKey's. `uid`: whose secret it is, `secret`: under
+    which name; `newest`: the generation of the key that new objects lie under."""
 
     uid: str
     sealed: bytes | None
     enabled: bool = True
+    secret: str = MATERIAL
+    newest: int = 1
 
 
 class Directory:
@@ -68,7 +79,9 @@ class Directory:
         self._limits: dict[str, ProjectLimits] = {}  # by project, worked out when they are first asked for
         self._shared: dict[str, ProjectLimits] = {}  # by organisation
         self.organizations: dict[str, Organization] = {}
-        self.materials: dict[tuple[str, str], Material] = {}  # by project and name; the project's own has none
+        self.materials: dict[
+            tuple[str, str], Material
+        ] = {}  # by project and name of a generation; the project's own has none
         self.holders: dict[str, Holder] = {}  # by uid
         self.policies: dict[str, dict[str, TerritoryRule]] = {}  # scope -> uid -> rule
         self._buckets: dict[str, Stored] = {}  # by uid
@@ -310,15 +323,35 @@ class Directory:
             self._shared[organization] = known
         return known
 
+    def put_key(self, project: str, name: str, generations: Sequence[Material]) -> None:
+        """All generations of an encryption key, the first one first: in the place of those that were known."""
+        self.drop_key(project, name)
+        for number, material in enumerate(generations, 1):
+            self.materials[project, generation_name(name, number)] = material
+
+    def drop_key(self, project: str, name: str) -> None:
+        known = self.materials.get((project, name))
+        for number in range(1, 1 + (known.newest if known is not None else 0)):
+            gone = self.materials.pop((project, generation_name(name, number)), None)
+            if gone is not None:
+                self.forget_secret(gone.uid, gone.secret)
+
+    def newest(self, project: str, name: str) -> str:
+        """The generation of a key that new objects lie under; the name as it is where there is no such key."""
+        material = self.materials.get((project, name))
+        return name if material is None else generation_name(name, material.newest)
+
     def key_material(self, project: str, name: str) -> bytes:
         material = self.materials.get((project, name))
         if material is None and name:
+            if (project, name.partition("@")[0]) in self.materials:
+                raise Retry(f"generation {name[:256]} of a key is not known here yet", after_s=0.2)
             raise S3Error.of("KMS.NotFoundException", KeyId=name[:256])
         if material is None or material.sealed is None:
             raise Retry(f"the key of project {project} is not known here yet", after_s=0.2)
         if not material.enabled:
             raise S3Error.of("KMS.DisabledException", KeyId=name[:256])
-        return self._opened_secret(material.uid, MATERIAL, material.sealed)
+        return self._opened_secret(material.uid, material.secret, material.sealed)
 
     def _opened_secret(self, uid: str, name: str, sealed: bytes) -> bytes:
         now = time.monotonic()

@@ -21,7 +21,7 @@ from hansa.kinds.iam import Organization, Project, ServiceAccount
 from hansa.kinds.registry import key_of
 from hansa.kinds.resource import Key, Stored
 from hansa.kinds.sovereignty import SovereigntyPolicy
-from hansa.kinds.storage import MATERIAL, Bucket, BucketServiceAccount, EncryptionKey, S3Key
+from hansa.kinds.storage import MATERIAL, Bucket, BucketServiceAccount, EncryptionKey, S3Key, material_name
 from hansa.policy.verdict import Caller, TerritoryRule
 from hansa.store.port import Change, Query, Store
 
@@ -164,11 +164,7 @@ class Follower:
         elif kind in HOLDERS:
             await self._put_holder(S3Key(stored) if kind == S3Key.kind else BucketServiceAccount(stored))
         elif kind == EncryptionKey.kind:
-            at = (stored.key.project or "", stored.key.name)
-            going = stored.deleted_at is not None
-            sealed = None if going else await self.store.secret(stored.uid, MATERIAL)
-            it.forget_secret(stored.uid, MATERIAL)
-            it.materials[at] = Material(stored.uid, sealed, EncryptionKey(stored).spec.enabled and not going)
+            await self._put_key(EncryptionKey(stored))
         elif kind == Project.kind:
             it.put_project(Project(stored))
             await self._home_key(stored.key.name)
@@ -184,6 +180,16 @@ class Follower:
                 rules[stored.uid] = rule
         elif kind == Region.kind:
             it.territories[stored.key.name] = Region(stored).spec.country
+
+    async def _put_key(self, it: EncryptionKey) -> None:
+        """With every generation of its material, since objects may lie under any."""
+        found = []
+        for number in range(1, it.status.generation + 1):
+            secret = material_name(number)
+            sealed = None if it.deleting else await self.store.secret(it.uid, secret)
+            enabled = it.spec.enabled and not it.deleting
+            found.append(Material(it.uid, sealed, enabled, secret, it.status.generation))
+        self.directory.put_key(it.key.project or "", it.name, found)
 
     async def _home_key(self, project: str) -> None:
         """The project's own key, which is made with the project or its first bucket."""
@@ -221,8 +227,7 @@ class Follower:
         elif key.kind in HOLDERS:
             it.drop_holder(uid)
         elif key.kind == EncryptionKey.kind:
-            it.materials.pop((key.project or "", key.name), None)
-            it.forget_secret(uid, MATERIAL)
+            it.drop_key(key.project or "", key.name)
         elif key.kind == Project.kind:
             it.drop_project(key.name)
             it.materials.pop((key.name, ""), None)

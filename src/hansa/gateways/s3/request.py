@@ -123,10 +123,10 @@ def read_request(
 ) -> Request:
     """The request of an ASGI scope. `domains`: hosts under which the first label may name the bucket.
 
-    Raises InvalidURI, InvalidArgument, RequestHeaderSectionTooLarge, KeyTooLongError.
+    Raises BadRequest, InvalidURI, InvalidArgument, RequestHeaderSectionTooLarge, KeyTooLongError.
     """
     headers = _headers(scope["headers"])
-    host = headers.get("host", "")
+    host = _host(headers, scope["http_version"])
     path = decode(scope["raw_path"])
     bucket, key = _address(path, _virtual(host, domains))
     query = read_query(scope["query_string"])
@@ -167,6 +167,14 @@ def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
             "RequestHeaderSectionTooLarge", f"A head may have {HEADERS_MAX} fields and {HEAD_BYTES_MAX} bytes."
         )
     return found
+
+
+def _host(headers: Mapping[str, str], version: str) -> str:
+    """Whom the request means (RFC 9112, section 3.2): one that comes twice was joined, and no name has a comma."""
+    host = headers.get("host", "")
+    if "," in host or ("host" not in headers and version != "1.0"):
+        raise S3Error.of("BadRequest", "Host: is due once.")
+    return host
 
 
 def _virtual(host: str, domains: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from hansa.gateways.s3.calls.intake import read_document
 from hansa.gateways.s3.calls.lookup import absent, present, seen, version_id
 from hansa.gateways.s3.calls.permission import allow
 from hansa.gateways.s3.gateway import Call
-from hansa.gateways.s3.rules import acl, locks, publicaccess
+from hansa.gateways.s3.rules import acl, locks, publicaccess, replication
 from hansa.gateways.s3.rules.tagging import object_tags
 from hansa.gateways.s3.wire import documents
 from hansa.gateways.s3.wire.dates import iso_date
@@ -28,11 +28,16 @@ from hansa.objectindex.records import Facts, Lock, Version
 
 async def amended(call: Call, change: Callable[[Version], Facts]) -> Version:
     """The version with its new facts. Raises NoSuchKey when it went meanwhile, and what `change` raises: it is asked of
-    an object only, never of a marker that was laid meanwhile."""
-    id = version_id(call)
-    version = await call.gateway.index.amend(
-        call.bucket.uid, call.key, id, lambda found: change(present(call, found, id))
-    )
+    an object only, never of a marker that was laid meanwhile. Where a rule of replication took the version, the change
+    stands in the outbox in the same commit."""
+    id, known = version_id(call), call.known.replication
+    rules = known.rules if known is not None else ()
+
+    def changed(found: Version) -> Facts:
+        facts = change(present(call, found, id))
+        return replication.changed(rules, replace(found, facts=facts)) if facts != found.facts else facts
+
+    version = await call.gateway.index.amend(call.bucket.uid, call.key, id, changed, replication.events_of)
     if version is None:
         raise absent(call, id)
     return version
@@ -139,7 +144,8 @@ async def put_acl(call: Call) -> Answer:
             raise S3Error.of("AccessControlListNotSupported")
         return _about(call, version)
     old = object_acl(known.access, version)
-    if acl.carries_acl(headers) or not body:
+    acl.check_said_once(headers, body=bool(body))
+    if not body:
         owner = acl.Person(call.bucket.owner, call.bucket.owner_name)
         new = acl.acl_of_new(headers, old.owner, people(call.gateway), bucket_owner=owner)
     else:

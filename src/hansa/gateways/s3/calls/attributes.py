@@ -20,10 +20,11 @@ PARTS_MAX = 1000
 
 
 async def get_attributes(call: Call) -> Answer:
-    version, headers = await seen(call), call.request.headers
+    bucket, headers = call.bucket, call.request.headers
     wanted = {word.strip() for word in headers.get(ASKED, "").split(",") if word.strip()}
     if not wanted or not wanted <= set(NAMES):
         raise S3Error.argument(ASKED, headers.get(ASKED, ""), f"must name some of {', '.join(NAMES)}")
+    version = await seen(call)
     facts = version.facts
     encryptionrules.check_reader(facts.encryption, headers, secure=call.request.secure)
     shown = (
@@ -35,7 +36,7 @@ async def get_attributes(call: Call) -> Answer:
     )
     answer = xml_answer(xml.document("GetObjectAttributesResponse", *shown))
     answer.add("last-modified", http_date(version.modified))
-    return answer.extend(version_header(version, call.bucket.versioning))
+    return answer.extend(version_header(version, bucket.versioning))
 
 
 def _parts(call: Call, version: Version) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
 from hansa.gateways.s3.calls.grants import people
 from hansa.gateways.s3.calls.intake import read_document
-from hansa.gateways.s3.calls.listing import read_limit, read_token, write_owner, write_token
+from hansa.gateways.s3.calls.listing import read_token, write_owner, write_token
 from hansa.gateways.s3.calls.permission import allow, leave_to_api, may_see
 from hansa.gateways.s3.gateway import Call, Gateway
 from hansa.gateways.s3.ports import S3Identity
@@ -116,10 +117,18 @@ async def get_location(call: Call) -> Answer:
     return xml_answer(documents.write_location(call.bucket.region))
 
 
+def _buckets_limit(call: Call) -> int:
+    """Unlike the pages of a bucket, these are refused where they cannot be had. Raises InvalidArgument."""
+    text = call.field("max-buckets") or str(BUCKETS_MAX)
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= BUCKETS_MAX:
+        raise S3Error.argument("max-buckets", text, f"must be a number from 1 to {BUCKETS_MAX}")
+    return int(text)
+
+
 async def list_buckets(call: Call) -> Answer:
     """Those of the caller's project that they may see, by name and region."""
     identity = call.who
-    limit = read_limit(call, "max-buckets", BUCKETS_MAX)
+    limit = _buckets_limit(call)
     prefix, region = call.field("prefix") or "", call.field("bucket-region") or ""
     token = call.field("continuation-token")
     after = tuple(read_token(token, identity.project).split("/")) if token else ()

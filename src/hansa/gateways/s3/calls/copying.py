@@ -56,24 +56,24 @@ class Source:
 
 async def copy_object(call: Call) -> Answer:
     allow(call)
-    conditions = WriteConditions.read(call.request.headers)
+    headers = call.request.headers
+    conditions = WriteConditions.read(headers)
+    replaces, retags = _directive(headers, METADATA_DIRECTIVE), _directive(headers, TAGGING_DIRECTIVE)
+    wish = checksums.read_wish(headers)
     source = await read_source(call)
     version = source.version
     if version.size > OBJECT_BYTES_MAX:
         raise S3Error.of("InvalidRequest", "An object of more than 5 GiB is copied in parts.")
-    headers = call.request.headers
-    replaces = _directive(headers, METADATA_DIRECTIVE)
     if _onto_itself(call, source) and not replaces and not any(name in headers for name in _CHANGES):
         raise S3Error.of(
             "InvalidRequest", "A copy of an object onto itself must change its metadata or its encryption."
         )
     draft = await drafted(call)
-    retags = _directive(headers, TAGGING_DIRECTIVE)
     if not retags:
         _allow_tags(call, source)
     facts = _facts(draft.facts, version.facts, replaces=replaces, tags=retags)
     draft = replace(draft, facts=facts)
-    algorithm = checksums.read_wish(headers) or _algorithm(version)
+    algorithm = wish or _algorithm(version)
 
     async def copied() -> Copied:
         poured = await pour(call, source, Span(0, version.size), draft.sealing, algorithm)

@@ -18,6 +18,7 @@ METADATA_BYTES_MAX = 2048
 META = "x-amz-meta-"
 REDIRECT = "x-amz-website-redirect-location"
 STANDARD = "STANDARD"
+REDUCED = "REDUCED_REDUNDANCY"
 KEPT = (
     "content-type", "content-encoding", "content-disposition", "content-language", "cache-control", "expires", REDIRECT,
 )  # fmt: skip
@@ -34,8 +35,13 @@ Headers = dict[str, str]
 
 
 def kept_headers(headers: Mapping[str, str]) -> Headers:
-    """Those of a write that come back with each read. How the body was framed on the wire is none of them."""
+    """Those of a write that come back with each read. How the body was framed on the wire is none of them.
+
+    Raises InvalidRedirectLocation.
+    """
     found = {name: headers[name] for name in KEPT if headers.get(name)}
+    if not found.get(REDIRECT, "/").startswith(("/", "http://", "https://")):
+        raise S3Error.of("InvalidRedirectLocation")
     if "content-encoding" in found:
         encoding = stored_encoding(found.pop("content-encoding"))
         found |= {"content-encoding": encoding} if encoding else {}
@@ -52,11 +58,16 @@ def metadata(headers: Mapping[str, str]) -> Headers:
 
 
 def storage_class(headers: Mapping[str, str]) -> str:
-    """Empty for the one that there is. Raises InvalidStorageClass: nothing is kept otherwise than it says."""
+    """The class that an object is told to have; empty for the usual one.
+
+    All lies the same way. REDUCED_REDUNDANCY, which promises less than that, is kept as a name; the others promise
+    something else and would not be true. Raises InvalidStorageClass.
+    """
     asked = headers.get("x-amz-storage-class", "")
-    if asked not in ("", STANDARD):
-        raise S3Error.of("InvalidStorageClass", f"The only storage class here is {STANDARD}.", StorageClass=asked[:64])
-    return ""
+    if asked not in ("", STANDARD, REDUCED):
+        rule = f"Storage classes here are {STANDARD} and {REDUCED}."
+        raise S3Error.of("InvalidStorageClass", rule, StorageClass=asked[:64])
+    return asked if asked == REDUCED else ""
 
 
 def overrides(fields: Mapping[str, str], *, signed: bool) -> Headers:

@@ -6,6 +6,8 @@ theirs alike; only who may list the bucket learns that a key does not exist.
 
 from __future__ import annotations
 
+import re
+
 from hansa.gateways.s3.calls.permission import allow, may, refusal
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.ports import BucketView
@@ -13,6 +15,8 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version
 
 VERSION_ID_MAX = 1024
+# Ours and those of other servers of S3, which clients bring along and should be told are missing.
+_VERSION_ID = re.compile(rf"null|[A-Za-z0-9._~=-]{{20,{VERSION_ID_MAX}}}")
 PARTS_MAX = 10_000
 
 
@@ -44,13 +48,18 @@ def part_asked(call: Call) -> int | None:
 
 
 def version_id(call: Call) -> str:
-    """The version that the query names; empty: the latest. Raises InvalidArgument for an empty or endless one."""
+    """The version that the query names; empty: the latest. Raises InvalidArgument for what can be no version's id."""
     id = call.field("versionId")
     if id is None:
         return ""
-    if not 1 <= len(id) <= VERSION_ID_MAX:
-        raise S3Error.argument("versionId", id, f"takes 1 to {VERSION_ID_MAX} characters")
+    if not is_version_id(id):
+        raise S3Error.argument("versionId", id, "must be null or an id that a version was given")
     return id
+
+
+def is_version_id(text: str) -> bool:
+    """Whether a version of some server could have it."""
+    return _VERSION_ID.fullmatch(text) is not None
 
 
 async def seen(call: Call) -> Version:

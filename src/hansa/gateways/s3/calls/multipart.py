@@ -171,6 +171,9 @@ def _piece(piece: Piece | None, listed: CompletedPart, facts: Facts) -> Piece:
         raise S3Error.of("InvalidPart", PartNumber=listed.number, ETag=listed.etag)
     named = facts.checksum
     if named is not None:
+        others = sorted(set(listed.checksums) - {named.algorithm})
+        if others:
+            raise S3Error.of("BadDigest", f"Part {listed.number} was taken with {named.algorithm}, not {others[0]}.")
         claimed = listed.checksums.get(named.algorithm)
         if claimed and claimed != piece.checksum:
             raise S3Error.of("InvalidPart", "The checksum of a part is another.", PartNumber=listed.number)

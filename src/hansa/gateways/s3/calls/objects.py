@@ -9,7 +9,7 @@ from hansa.gateways.s3.answers import Answer, empty
 from hansa.gateways.s3.answers import xml as xml_answer
 from hansa.gateways.s3.calls.bypassing import may_remove
 from hansa.gateways.s3.calls.intake import read_document, take
-from hansa.gateways.s3.calls.lookup import version_id
+from hansa.gateways.s3.calls.lookup import is_version_id, version_id
 from hansa.gateways.s3.calls.permission import allow
 from hansa.gateways.s3.calls.writing import drafted, new_version_id, publish_whole, replicated, written_headers
 from hansa.gateways.s3.gateway import Call
@@ -103,6 +103,8 @@ async def delete_objects(call: Call) -> Answer:
 
 
 async def _one_of_many(call: Call, doomed: Doomed, gate: asyncio.Semaphore) -> Deleted | S3Error:
+    if doomed.version_id and not is_version_id(doomed.version_id):
+        return S3Error.of("NoSuchVersion")
     async with gate:
         try:
             removed = await _delete(call, doomed.key, doomed.version_id, DeleteConditions.of(doomed))

@@ -15,17 +15,19 @@ from hansa.gateways.s3.calls.grants import object_acl
 from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.ports import BucketView
 from hansa.gateways.s3.rules import replication, tagging
-from hansa.gateways.s3.rules.access import Allowed, Ask, Denied, decide_laid, decide_s3
+from hansa.gateways.s3.rules.access import Allowed, Ask, Denied, brings_bytes, decide_laid, decide_s3
 from hansa.gateways.s3.rules.acl import Ownership
 from hansa.gateways.s3.rules.policyconditions import Context
 from hansa.gateways.s3.rules.requestcontext import Sent, context_of, with_tags
 from hansa.gateways.s3.rules.tagging import Tags
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version
+from hansa.policy.verdict import Rules
 
 log = structlog.get_logger("hansa.s3.access")
 TAGGING = "x-amz-tagging"
 _NONE: Context = {}
+_NO_RULES = Rules()
 
 
 def allow(call: Call, *, version: Version | None = None, action: str = "", key: str = "", tags: Tags = ()) -> None:
@@ -99,7 +101,7 @@ def _question(call: Call, version: Version | None, action: str, key: str, tags: 
     if version is not None and rules.ownership is not Ownership.ENFORCED:
         grants = object_acl(rules, version)
     context = _context(call, version, tags) if rules.policy is not None else _NONE
-    territories = call.gateway.directory.rules_of(call.bucket.project)
+    territories = call.gateway.directory.rules_of(call.bucket.project) if brings_bytes(action) else _NO_RULES
     return Ask(action, rules, call.identity, key, context, grants, territories)
 
 

@@ -28,9 +28,9 @@ log = structlog.get_logger("hansa.s3")
 
 async def get_object(call: Call) -> Answer:
     asked = overrides(call.request.fields, signed=call.signed is not None)
+    number = part_asked(call)
     version = await seen(call)
     facts, request = version.facts, call.request
-    number = part_asked(call)
     part = _part(call, version, number) if number is not None else None
     key = encryptionrules.check_reader(facts.encryption, request.headers, secure=request.secure)
     answer = Answer(200)

@@ -208,7 +208,8 @@ async def put_acl(call: Call) -> Answer:
         if body:
             raise S3Error.of("AccessControlListNotSupported")
         return empty()
-    if acl.carries_acl(headers) or not body:
+    acl.check_said_once(headers, body=bool(body))
+    if not body:
         new = acl.acl_of_new(headers, access.acl.owner, people(call.gateway))
     else:
         new = body_acl(call, access.acl, body)

@@ -1,9 +1,11 @@
 """Replication at work: what stands in the outbox is copied to where the bucket's rules say, then crossed out.
 
-A version and its place in the outbox were written in one commit, so nothing is forgotten. A copy keeps the version's id,
-ETag, parts, metadata, tags and lock; its bytes are opened and sealed anew, under the target's own key. What went wrong is
-tried again, ever less often, for a day; then, or when it can never succeed, the version says FAILED. Versions of one key
-are copied in the order in which they were written. A copy that is there already is not made again.
+A version and its place in the outbox were written in one commit, so nothing is forgotten; so are a change of its tags,
+lock or grants and its place. A copy keeps the version's id, ETag, parts, metadata, tags and lock, and the grants where
+both buckets have one owner; its bytes are opened and sealed anew, under the target's own key. The outbox does not say what
+happened: a copy that is not there is made, one that is there becomes as its source now is, so that a round done twice
+does no harm. What went wrong is tried again, ever less often, for a day; then, or when it can never succeed, the version
+says FAILED. Versions of one key are copied in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from hansa.errors import Exhausted, Full, HansaError, Retry
+from hansa.gateways.s3.calls.grants import object_acl
 from hansa.gateways.s3.duties.chores import Pace
 from hansa.gateways.s3.gateway import Gateway
 from hansa.gateways.s3.ports import BucketView
-from hansa.gateways.s3.rules import encryptionrules, replication
+from hansa.gateways.s3.rules import encryptionrules, publicaccess, replication
+from hansa.gateways.s3.rules.acl import Ownership
 from hansa.gateways.s3.wire.bucketrules import ReplicationRule
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import AclGrant, Encryption, Event, Facts, NewVersion, Piece, Version, Versioning
@@ -30,7 +34,8 @@ FIRST_RETRY_S, LAST_RETRY_S = 5.0, 1800.0
 WAITING_MAX = 10_000  # events whose next try is remembered; others are tried in each round
 
 log = structlog.get_logger("hansa.s3.replication")
-_NO_GRANTS: tuple[AclGrant, ...] = ()
+Grants = tuple[AclGrant, ...]
+_NO_GRANTS: Grants = ()
 
 
 @dataclass(slots=True)
@@ -77,8 +82,10 @@ class Replicating:
         now = self.gateway.clock.now()
         if now < self._waiting.get(event.number, (0.0, 0.0))[0]:
             return False
+        seen: Facts | None = None
         try:
-            status = await self._replicate(event)
+            seen = await self._replicate(event)
+            status = replication.COMPLETED
         except HansaError as error:
             if _may_yet_succeed(error) and now - event.at < self.give_up_s:
                 self._put_off(event, now)
@@ -88,8 +95,7 @@ class Replicating:
                 "replication failed", bucket=event.bucket, version=event.id, reason=error.message, detail=error.detail
             )
             status = replication.FAILED
-        if status:
-            await self._say(event, status)
+        await self._say(event, status, seen)
         await self.gateway.index.done([event.number])
         self._waiting.pop(event.number, None)
         return True
@@ -99,29 +105,35 @@ class Replicating:
         if len(self._waiting) < WAITING_MAX or event.number in self._waiting:
             self._waiting[event.number] = (now + pause, pause)
 
-    async def _say(self, event: Event, status: str) -> None:
+    async def _say(self, event: Event, status: str, seen: Facts | None) -> None:
+        """Of a version that became another one while it was copied (`seen`: as it was then), the next entry tells."""
+
         def change(version: Version) -> Facts:
-            return replace(version.facts, replication=status)
+            facts = version.facts
+            as_seen = seen is None or replication.is_same(facts, seen)
+            return replace(facts, replication=status) if as_seen else facts
 
         await self.gateway.index.amend(event.bucket, event.key, event.id, change)
 
     # -- one version ------------------------------------------------------------------------
 
-    async def _replicate(self, event: Event) -> str:
-        """The status that the version has then; empty when there is nothing to say it of.
+    async def _replicate(self, event: Event) -> Facts | None:
+        """The facts that its copies have been given; None when there is no version, or no bucket, any more.
 
-        Raises what the store, the index and the keepers of keys raise.
+        Raises what the store, the index and the keepers of keys raise; S3Error where no rule takes it any more.
         """
         gateway = self.gateway
         source = gateway.directory.bucket_by_uid(event.bucket)
         version = await gateway.index.get(event.bucket, event.key, event.id)
         if source is None or version is None:
-            return ""
+            return None
         found = gateway.buckets.of(source).replication
         rules = replication.takers(found.rules, version) if found is not None else ()
+        if not rules:
+            raise S3Error.of("InvalidRequest", f"No rule of {source.name} takes the version any more.")
         for rule in rules:
             await self._copy(source, version, self._target(source, rule))
-        return replication.COMPLETED if rules else ""
+        return version.facts
 
     def _target(self, source: BucketView, rule: ReplicationRule) -> BucketView:
         """Looked at anew for each copy. Raises S3Error where nothing may be copied to."""
@@ -138,12 +150,13 @@ class Replicating:
         return target
 
     async def _copy(self, source: BucketView, version: Version, target: BucketView) -> None:
-        index = self.gateway.index
+        index, grants = self.gateway.index, self._grants(source, version, target)
         if await index.get(target.uid, version.key, version.id) is not None:
+            await self._follow(version, target, grants)
             return
         facts = replace(
             version.facts, replication=replication.REPLICA, owner=target.owner, owner_name=target.owner_name,
-            acl=_NO_GRANTS, encryption=self._sealing(target),
+            acl=grants, encryption=self._sealing(target),
         )  # fmt: skip
         new = NewVersion(
             target.uid, version.key, version.id, version.modified, version.size, version.etag, facts, version.marker
@@ -161,6 +174,30 @@ class Replicating:
         except HansaError:
             await self.gateway.content.drop(pieces)
             raise
+
+    async def _follow(self, version: Version, target: BucketView, grants: Grants) -> None:
+        """A copy that is there already becomes what its source now is. One that is no replica is another's, and stays."""
+        now = await self.gateway.index.floor(self.gateway.clock.now())
+
+        def change(there: Version) -> Facts:
+            facts = there.facts
+            if facts.replication != replication.REPLICA or there.marker:
+                return facts
+            found = replication.followed(facts, version.facts, locking=target.locking, now=now)
+            return replace(found, acl=grants)
+
+        await self.gateway.index.amend(target.uid, version.key, version.id, change)
+
+    def _grants(self, source: BucketView, version: Version, target: BucketView) -> Grants:
+        """Those of the version where ACLs count in both buckets and its owner is the target's as well.
+
+        Raises AccessDenied for public ones that the target's public access block refuses."""
+        known = self.gateway.buckets
+        home, there = known.of(source).access, known.of(target).access
+        if Ownership.ENFORCED in (home.ownership, there.ownership) or version.facts.owner != target.owner:
+            return _NO_GRANTS
+        publicaccess.check_acl(there.block, object_acl(home, version))
+        return version.facts.acl
 
     def _sealing(self, target: BucketView) -> Encryption | None:
         rule = self.gateway.buckets.of(target).encryption

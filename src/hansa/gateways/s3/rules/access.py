@@ -74,7 +74,7 @@ class BucketRules:
 class Ask:
     """One question. `action`: `s3:GetObject`; `key`: empty for the bucket itself; `object_acl`: of an object that is there.
 
-    `territories`: the written rules of the bucket's project.
+    `territories`: the written rules of the bucket's project; looked at only where the action brings bytes.
     """
 
     action: str
@@ -168,6 +168,11 @@ def need(action: str) -> tuple[str, Act]:
     return "Bucket", Act.READ if name.startswith(("Get", "List")) else Act.UPDATE
 
 
+def brings_bytes(action: str) -> bool:
+    """Does it put an object somewhere? Then it must be a territory that the written rules allow."""
+    return need(action) == (OBJECTS, Act.CREATE)
+
+
 def is_home(identity: S3Identity, bucket: BucketView) -> bool:
     """Is the bucket one of the caller's own project? Imported users bring their own borders: a bucket that is another's by
     name is no home to them, though it lies in the same project."""
@@ -209,11 +214,10 @@ def _rescues(ask: Ask, by_role: Verdict) -> bool:
 
 
 def _by_territory(ask: Ask) -> Verdict:
-    kind, act = need(ask.action)
-    if kind != OBJECTS or act is not Act.CREATE:
+    if not brings_bytes(ask.action):
         return Verdict(True, "reads")
     bucket = ask.rules.bucket
-    return decide(PROGRAM, act, replace(_subject(kind, bucket), territory=bucket.territory), ask.territories)
+    return decide(PROGRAM, Act.CREATE, replace(_subject(OBJECTS, bucket), territory=bucket.territory), ask.territories)
 
 
 # -- policy and ACLs ------------------------------------------------------------------------------

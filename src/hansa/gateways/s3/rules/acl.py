@@ -209,6 +209,15 @@ def carries_acl(headers: Mapping[str, str]) -> bool:
     return CANNED_HEADER in headers or any(name in headers for name in GRANT_HEADERS)
 
 
+def check_said_once(headers: Mapping[str, str], *, body: bool) -> None:
+    """A new ACL stands in the headers or in the body. Raises UnexpectedContent for both, MissingSecurityHeader for neither:
+    what says nothing must not take away what there is."""
+    if not carries_acl(headers) and not body:
+        raise S3Error.of("MissingSecurityHeader", f"{CANNED_HEADER}, grants or a body must say the ACL.")
+    if carries_acl(headers) and body:
+        raise S3Error.of("UnexpectedContent", "The ACL may stand in the headers or in the body, not in both.")
+
+
 def check_allowed(
     ownership: Ownership, headers: Mapping[str, str], *, new_bucket: bool = False, unset: bool = False
 ) -> None:

@@ -104,6 +104,11 @@ def retention(mode: str, until: str, now: float) -> Lock:
     return Lock(mode, _future(until, "RetainUntilDate", now))
 
 
+def may_follow(old: Lock, new: Lock, now: float) -> bool:
+    """Whether `new` protects what `old` does: as long, and in no weaker mode."""
+    return not is_retained(old, now) or (new.mode in (old.mode, COMPLIANCE) and new.until >= old.until)
+
+
 def with_retention(old: Lock, new: Lock, *, bypass: bool, now: float) -> Lock:
     """The lock after PutObjectRetention. `bypass`: the caller asked for it and may.
 

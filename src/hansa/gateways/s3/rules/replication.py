@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from hansa.gateways.s3.ports import BucketView
+from hansa.gateways.s3.rules import locks
 from hansa.gateways.s3.rules.bucketpolicy import BUCKET_ARN
 from hansa.gateways.s3.rules.lifecycle import passes
 from hansa.gateways.s3.rules.ruleids import check_unique, identified
 from hansa.gateways.s3.wire.bucketrules import Filter, Replication, ReplicationRule
 from hansa.gateways.s3.wire.errors import S3Error
-from hansa.objectindex.records import Version, Versioning
+from hansa.objectindex.records import Facts, Lock, Version, Versioning
 from hansa.policy.access import OBJECTS
 from hansa.policy.decide import decide
 from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, Verdict
@@ -134,6 +135,35 @@ def takes(rule: ReplicationRule, version: Version) -> bool:
 def status_of_new(rules: Iterable[ReplicationRule], version: Version) -> str:
     """What a version about to be written is to say of its replication; empty: nothing."""
     return PENDING if takers(rules, version) else ""
+
+
+def changed(rules: Iterable[ReplicationRule], version: Version) -> Facts:
+    """The facts of a version whose tags, lock or grants have just become these: it has to be told of again where a rule
+    took it when it was written. What lay there before the rule, or was not taken, stays as it is."""
+    facts = version.facts
+    return replace(facts, replication=PENDING) if facts.replication and takers(rules, version) else facts
+
+
+def events_of(version: Version) -> tuple[str, ...]:
+    """What the outbox is told of a version that was changed."""
+    return (EVENT,) if version.facts.replication == PENDING else ()
+
+
+def followed(replica: Facts, source: Facts, *, locking: bool, now: float) -> Facts:
+    """The facts of a replica after a change of its source, grants apart (see `replicating`). A retention that it
+    has is never made weaker; `locking`: its bucket has locks."""
+    lock = lock_followed(replica.lock, source.lock, now) if locking else replica.lock
+    return replace(replica, tags=source.tags, lock=lock)
+
+
+def lock_followed(replica: Lock, source: Lock, now: float) -> Lock:
+    """The retention of the source, unless the replica's protects more and lasts; the legal hold in any case."""
+    return replace(source if locks.may_follow(replica, source, now) else replica, hold=source.hold)
+
+
+def is_same(one: Facts, other: Facts) -> bool:
+    """Do both say the same of all that may be changed later?"""
+    return (one.tags, one.lock, one.acl) == (other.tags, other.lock, other.acl)
 
 
 def headers_of(version: Version) -> dict[str, str]:

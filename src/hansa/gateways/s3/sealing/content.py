@@ -24,7 +24,7 @@ from awscrt import checksums
 from hansa.clock import Clock, SystemClock
 from hansa.engines.blobs.port import BlobEngine, BlobWriter, DirectBlobs, DirectReader, DirectWriter
 from hansa.gateways.s3.sealing import segments
-from hansa.gateways.s3.sealing.keys import Fresh, Keyring, KeySource
+from hansa.gateways.s3.sealing.keys import Fresh, Keyring, KeySource, Newest, as_named
 from hansa.gateways.s3.sealing.segments import HEADER, SEGMENT, WHOLE, Cipher, Damaged, Place, Run
 from hansa.objectindex.port import ObjectIndex
 from hansa.objectindex.records import Encryption, Piece, Version
@@ -48,11 +48,12 @@ class Digest(Protocol):
 
 class Content:
     def __init__(
-        self, index: ObjectIndex, blobs: BlobEngine, keys: KeySource, *, clock: Clock | None = None
+        self, index: ObjectIndex, blobs: BlobEngine, keys: KeySource, *, clock: Clock | None = None,
+        newest: Newest = as_named,
     ) -> None:  # fmt: skip
         self._index, self.blobs = index, blobs
         self._near = blobs if isinstance(blobs, DirectBlobs) else None  # asked once: asking costs more than a read
-        self.keyring = Keyring(keys)
+        self.keyring = Keyring(keys, newest)
         self._clock = clock or SystemClock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hansa-s3-bytes")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
 from hansa.gateways.s3.sealing.segments import KEY_BYTES, Cipher, Damaged, Place, SealedKey, unwrap, wrap
@@ -18,26 +20,40 @@ KEPT_S: Final = 60.0
 KEPT: Final = 4096
 
 
+_read = lru_cache(maxsize=KEPT)(SealedKey.read)  # of what is asked for again; still wrapped, nothing secret
+
+
 class KeySource(Protocol):
     def key_material(self, project: str, name: str) -> bytes:
-        """32 bytes of the project's default key (empty name) or of a named one. Raises S3Error (KMS.…) or Retry."""
+        """32 bytes of the project's default key (empty name) or of a generation of a named one (`generation_name`).
+        Raises S3Error (KMS.…) or Retry."""
         ...
 
 
+Newest = Callable[[str, str], str]  # project, name -> the name of the generation that new objects lie under
+
+
+def as_named(project: str, name: str) -> str:
+    """For a keeper whose keys never change."""
+    return name
+
+
 class Keyring:
-    def __init__(self, source: KeySource) -> None:
-        self._source = source
+    def __init__(self, source: KeySource, newest: Newest = as_named) -> None:
+        self._source, self._newest = source, newest
         self._kept: OrderedDict[tuple[str, Place, bytes], tuple[float, Cipher]] = OrderedDict()
 
     def fresh(self, place: Place, *, name: str = "", customer_key: bytes | None = None) -> Fresh:
         """A new data key for one piece. Raises what the key's keeper raises."""
-        master = customer_key if customer_key is not None else self._source.key_material(place.project, name)
-        return Fresh(place, master, "" if customer_key is not None else name, customer_key is not None)
+        if customer_key is not None:
+            return Fresh(place, customer_key, "", customers=True)
+        newest = self._newest(place.project, name)
+        return Fresh(place, self._source.key_material(place.project, newest), newest, customers=False)
 
     def cipher(self, place: Place, sealed_key: str, customer_key: bytes | None = None) -> Cipher:
         """What opens a piece. Raises Damaged, what the key's keeper raises, and S3Error (InvalidRequest) when the
         customer's key is another one or is due and not there."""
-        sealed = SealedKey.read(sealed_key)
+        sealed = _read(sealed_key)
         master = self._master(place, sealed, customer_key)
         kept, now = (sealed_key, place, master), time.monotonic()
         known = self._kept.get(kept)
@@ -71,7 +87,7 @@ class Keyring:
 class Fresh:
     """A data key before it has a wrap: which is made last, when the stored bytes' CRC is known."""
 
-    def __init__(self, place: Place, master: bytes, name: str, customers: bool) -> None:
+    def __init__(self, place: Place, master: bytes, name: str, *, customers: bool) -> None:
         self._place, self._master, self._name, self._customers = place, master, name, customers
         self._key = os.urandom(KEY_BYTES)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hansa.gateways.s3.wire import xml
 from hansa.gateways.s3.wire.documents import Tags, read_tag, write_tag
+from hansa.gateways.s3.wire.errors import S3Error
 
 LIFECYCLE_RULES_MAX = 1000
 REPLICATION_RULES_MAX = 1000
@@ -138,7 +139,7 @@ def _lifecycle_rule(node: xml.Node) -> LifecycleRule:
     if (found is None) == (prefix is None):
         raise xml.malformed(node.path, "needs a Filter or a Prefix, one of them")
     if not any(node.all(action) for action in _ACTIONS):
-        raise xml.malformed(node.path, "needs something to do")
+        raise S3Error.of("InvalidRequest", f"{node.path}: needs something to do.")
     expiration = node.maybe("Expiration")
     noncurrent, abort = node.maybe("NoncurrentVersionExpiration"), node.maybe("AbortIncompleteMultipartUpload")
     if expiration and (len(expiration.only("Days", "Date", "ExpiredObjectDeleteMarker")) != 1):

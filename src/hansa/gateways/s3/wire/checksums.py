@@ -26,8 +26,11 @@ from hansa.objectindex.records import Checksum
 
 FULL_OBJECT, COMPOSITE = "FULL_OBJECT", "COMPOSITE"
 DEFAULT = "CRC64NVME"
-ALGORITHMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
-LENGTHS = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32, "MD5": 16}
+LENGTHS = {
+    "CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32, "SHA512": 64, "MD5": 16,
+    "XXHASH64": 8, "XXHASH3": 8, "XXHASH128": 16,
+}  # fmt: skip
+ALGORITHMS = tuple(LENGTHS)
 HEADERS = {algorithm: f"x-amz-checksum-{algorithm.lower()}" for algorithm in ALGORITHMS}
 _BY_HEADER = {header: algorithm for algorithm, header in HEADERS.items()}
 _BESIDES = frozenset(("x-amz-checksum-algorithm", "x-amz-checksum-type", "x-amz-checksum-mode"))
@@ -60,6 +63,22 @@ class _Crc:
         return self._value.to_bytes(self._length, "big")
 
 
+class _XxHash:
+    """An xxHash with the interface of hashlib: the library's may be asked for its value only once."""
+
+    __slots__ = ("_hash", "_value")
+
+    def __init__(self, found: crt.XXHash) -> None:
+        self._hash, self._value = found, b""
+
+    def update(self, data: Buffer, /) -> None:
+        self._hash.update(bytes(data))  # it takes no other buffer
+
+    def digest(self) -> bytes:
+        self._value = self._value or self._hash.finalize()
+        return self._value
+
+
 def _md5() -> Running:
     return hashlib.md5(usedforsecurity=False)
 
@@ -72,9 +91,13 @@ _MAKERS: dict[str, Callable[[], Running]] = {
     "MD5": _md5,
     "SHA1": _sha1,
     "SHA256": hashlib.sha256,
+    "SHA512": hashlib.sha512,
     "CRC32": lambda: _Crc(zlib.crc32, 4),
     "CRC32C": lambda: _Crc(crt.crc32c, 4),
     "CRC64NVME": lambda: _Crc(crt.crc64nvme, 8),
+    "XXHASH64": lambda: _XxHash(crt.XXHash.new_xxhash64()),
+    "XXHASH3": lambda: _XxHash(crt.XXHash.new_xxhash3_64()),
+    "XXHASH128": lambda: _XxHash(crt.XXHash.new_xxhash3_128()),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hansa.gateways.s3.wire import xml
+from hansa.gateways.s3.wire.errors import S3Error
 
 CORS_RULES_MAX = 100
 CORS_WORDS_MAX = 100  # of each list of a rule
@@ -176,6 +177,16 @@ _PERMISSIONS = ("FULL_CONTROL", "READ", "WRITE", "READ_ACP", "WRITE_ACP")
 
 
 def read_access_control(body: bytes) -> AccessControl:
+    """Raises MalformedACLError where other documents are MalformedXML, MissingRequestBodyError."""
+    try:
+        return _access_control(body)
+    except S3Error as error:
+        if error.code == "MalformedXML":
+            raise S3Error.of("MalformedACLError", error.message) from error
+        raise
+
+
+def _access_control(body: bytes) -> AccessControl:
     root = xml.read(body, "AccessControlPolicy").only("Owner", "AccessControlList")
     owner = root.one("Owner").only("ID", "DisplayName")
     listed = root.one("AccessControlList").only("Grant")

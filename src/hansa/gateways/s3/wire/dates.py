@@ -20,6 +20,7 @@ _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
 _HTTP_LENGTH_MAX = 64
+_BASIC_LENGTH = 16
 _FIRST, _PAST = -62_135_596_800.0, 253_402_300_800.0  # the beginning of year 1, the end of year 9999
 
 
@@ -61,6 +62,12 @@ def basic_date(at: float) -> str:
 
 
 def read_basic_date(text: str) -> float | None:
+    """Of such a length only is anything remembered: strangers send these."""
+    return _basic_date(text) if len(text) == _BASIC_LENGTH else None
+
+
+@lru_cache(maxsize=1024)
+def _basic_date(text: str) -> float | None:
     found = _BASIC.fullmatch(text)
     if found is None:
         return None

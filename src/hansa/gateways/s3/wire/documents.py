@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hansa.gateways.s3.wire import xml
+from hansa.gateways.s3.wire.checksums import ALGORITHMS
 from hansa.gateways.s3.wire.errors import S3Error
 
 DELETE_OBJECTS_MAX = 1000
@@ -18,13 +19,7 @@ DELETE_BYTES_MAX = 4 << 20
 PARTS_MAX = 10_000
 COMPLETE_BYTES_MAX = 4 << 20
 TAGS_MAX = 256  # of a document; how many a thing may bear is for the reader to say
-CHECKSUMS = {
-    "CRC32": "ChecksumCRC32",
-    "CRC32C": "ChecksumCRC32C",
-    "CRC64NVME": "ChecksumCRC64NVME",
-    "SHA1": "ChecksumSHA1",
-    "SHA256": "ChecksumSHA256",
-}
+CHECKSUMS = {algorithm: f"Checksum{algorithm}" for algorithm in ALGORITHMS}
 _ALGORITHMS = {name: algorithm for algorithm, name in CHECKSUMS.items()}
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -159,8 +154,8 @@ class CompletedPart:
 
 
 def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
-    """The parts in the order given; of a part that is listed twice in a row, as clients do that sent it again, the
-    second counts. Raises InvalidPartOrder, and MalformedXML for none at all."""
+    """The parts in the order given; of a part that is listed twice in a row with two ETags, as clients do that sent it
+    again, the second counts. Raises InvalidPartOrder, and MalformedXML for none at all."""
     if not body.strip():
         raise xml.malformed("CompleteMultipartUpload", "is missing")
     root = xml.read(body, "CompleteMultipartUpload", "CompleteMultipartUploadRequest", bytes_max=COMPLETE_BYTES_MAX)
@@ -168,7 +163,7 @@ def read_completion(body: bytes) -> tuple[CompletedPart, ...]:
     if not parts:
         raise xml.malformed("CompleteMultipartUpload/Part", "is missing")
     for before, after in zip(parts, parts[1:], strict=False):
-        if after.number < before.number:
+        if after.number < before.number or (after.number, after.etag) == (before.number, before.etag):
             raise S3Error.of("InvalidPartOrder")
     return tuple({part.number: part for part in parts}.values())
 

@@ -43,6 +43,7 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidPartOrder": (400, "The parts are not listed in ascending order."),
     "InvalidPolicyDocument": (400, "The form's policy cannot be read."),
     "InvalidRange": (416, "The range lies outside of the object."),
+    "InvalidRedirectLocation": (400, "The redirect must begin with /, http:// or https://."),
     "InvalidRequest": (400, "The request is not valid."),
     "InvalidRetentionPeriod": (400, "The retention period is too short or too long."),
     "InvalidStorageClass": (400, "There is no such storage class."),
@@ -62,6 +63,7 @@ CODES: dict[str, tuple[int, str]] = {
     "MetadataTooLarge": (400, "The metadata is too long; 2 KiB are allowed."),
     "MethodNotAllowed": (405, "The method is not allowed on this resource."),
     "MissingContentLength": (411, "The Content-Length header is due."),
+    "MissingSecurityHeader": (400, "A header that the request needs is missing."),
     "MissingRequestBodyError": (400, "The request's body is empty."),
     "NoSuchBucket": (404, "There is no such bucket."),
     "NoSuchBucketPolicy": (404, "The bucket has no policy."),
@@ -91,6 +93,7 @@ CODES: dict[str, tuple[int, str]] = {
     "SignatureDoesNotMatch": (403, "The signature is not the one we compute; check the secret and how you sign."),
     "SlowDown": (503, "Too many requests; slow down."),
     "TooManyBuckets": (400, "You have as many buckets as you may have."),
+    "UnexpectedContent": (400, "The request has a body that does not go with its headers."),
     "UnresolvableGrantByEmailAddress": (400, "There is nobody with this e-mail address."),
     "XAmzContentSHA256Mismatch": (400, "The body does not have the SHA-256 that was signed."),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hansa.gateways.s3.wire.errors import S3Error
 
-_RANGE = re.compile(r"bytes\s*=\s*(?:([0-9]{1,19})\s*)?-\s*(?:([0-9]{1,19})\s*)?", re.IGNORECASE | re.ASCII)
+_RANGE = re.compile(r"bytes=([0-9]{1,19})?-([0-9]{1,19})?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ def read_range(text: str, size: int) -> Span | None:
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:
-        length = min(int(found[2]), size)
+        length = int(found[2])
         if not length:
             raise _outside(text, size)
-        return Span(size - length, length)
+        return Span(max(size - length, 0), min(length, size)) if size else None
     start, last = int(found[1]), int(found[2]) if found[2] else size - 1
     if found[2] and last < start:
         return None

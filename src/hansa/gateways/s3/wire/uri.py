@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from hansa.gateways.s3.wire.errors import S3Error
 
 QUERY_FIELDS_MAX = 128
-_PLAIN = re.compile(rb"[A-Za-z0-9\-._~]*")
-_PLAIN_PATH = re.compile(rb"[A-Za-z0-9\-._~/]*")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_PLAIN_PATH = _PLAIN + b"/"
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
 _RESERVED_PATH = re.compile(rb"[^A-Za-z0-9\-._~/]")
@@ -37,13 +37,13 @@ def decode(raw: bytes, *, blank_plus: bool = False) -> str:
 def encode(text: str) -> bytes:
     """Every byte but letters, digits and `-._~` as `%XX`: one field of a query."""
     raw = text.encode()
-    return raw if _PLAIN.fullmatch(raw) else _RESERVED.sub(_escaped, raw)
+    return _RESERVED.sub(_escaped, raw) if raw.translate(None, _PLAIN) else raw
 
 
 def encode_path(text: str) -> bytes:
     """The same for a path, whose slashes stay."""
     raw = text.encode()
-    return raw if _PLAIN_PATH.fullmatch(raw) else _RESERVED_PATH.sub(_escaped, raw)
+    return _RESERVED_PATH.sub(_escaped, raw) if raw.translate(None, _PLAIN_PATH) else raw
 
 
 def read_query(raw: bytes) -> Query:
@@ -77,6 +77,8 @@ def single(query: Query) -> dict[str, str]:
 
 def _field(raw: bytes) -> tuple[str, str]:
     name, _, value = raw.partition(b"=")
+    if raw.isascii() and b"%" not in raw and b"+" not in raw:  # as it is written is what it says: most fields
+        return name.decode(), value.decode()
     return decode(name, blank_plus=True), decode(value, blank_plus=True)
 
 
