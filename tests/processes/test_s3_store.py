@@ -28,7 +28,7 @@ from hansa.sdk.s3 import S3, Endpoint
 from hansa.sdk.s3files import Transfers
 
 from ..programs import no_cloud
-from .test_supervisor import lives, until
+from .test_supervisor import until
 from .test_up import Up, children
 
 LOAD_S, KILLS = 6.0, 3
@@ -61,7 +61,8 @@ class Pair:
         )
 
     def gateway(self) -> int:
-        """The process of `front` that serves S3."""
+        """The process of `front` that serves S3, once there is one."""
+        until(lambda: len(children(self.front.processes[-1].pid)) == 2, 60)
         return children(self.front.processes[-1].pid)[1]
 
     def scrub(self) -> subprocess.CompletedProcess[str]:
@@ -232,10 +233,9 @@ async def test_a_gateway_that_is_killed_under_load_loses_nothing_and_its_orphans
             try:
                 for _ in range(KILLS):
                     await asyncio.sleep(LOAD_S / KILLS)
-                    gateway = pair.gateway()
+                    gateway = await asyncio.to_thread(pair.gateway)
                     os.kill(gateway, signal.SIGKILL)
-                    await asyncio.to_thread(until, lambda gone=gateway: not lives(gone))
-                    await asyncio.to_thread(until, lambda: len(children(pair.front.processes[-1].pid)) == 2, 60)
+                    await asyncio.to_thread(until, lambda gone=gateway: pair.gateway() != gone, 60)
                 await asyncio.sleep(1)
             finally:
                 load.end()
