@@ -70,8 +70,12 @@ class Report:
     found: int = 0  # also those that are too many to list
 
     def add(self, finding: Finding) -> None:
-        if any(known.blob == finding.blob and known.key == finding.key for known in self.findings):
-            return
+        for at, known in enumerate(self.findings):
+            if known.blob == finding.blob and known.key in ("", finding.key):
+                if not known.key and finding.key:  # now it is known whose it is
+                    log.error("stored bytes are not well", **asdict(finding))
+                    self.findings[at] = finding
+                return
         self.found += 1
         log.error("stored bytes are not well", **asdict(finding))
         if len(self.findings) < FINDINGS_MAX:
