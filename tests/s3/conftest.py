@@ -28,6 +28,17 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
+def main(opened: Running) -> Any:
+    """A client where new buckets take ACLs; `alt` is one of another project."""
+    return opened.client()
+
+
+@pytest.fixture
+def alt(opened: Running) -> Any:
+    return opened.client(opened.alt)
+
+
+@pytest.fixture
 def s3(closed: Running) -> Any:
     return closed.client()
 

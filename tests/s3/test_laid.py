@@ -17,16 +17,6 @@ TAGS = [{"Key": "team", "Value": "red"}]
 
 
 @pytest.fixture
-def main(opened: Running) -> Any:
-    return opened.client()
-
-
-@pytest.fixture
-def alt(opened: Running) -> Any:
-    return opened.client(opened.alt)
-
-
-@pytest.fixture
 def lent(main: Any) -> str:
     name = f"l-{secrets.token_hex(6)}"
     main.create_bucket(Bucket=name)

@@ -20,16 +20,6 @@ EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 
 
 @pytest.fixture
-def main(opened: Running) -> Any:
-    return opened.client()
-
-
-@pytest.fixture
-def alt(opened: Running) -> Any:
-    return opened.client(opened.alt)
-
-
-@pytest.fixture
 def shared(main: Any) -> str:
     name = f"s-{secrets.token_hex(6)}"
     main.create_bucket(Bucket=name, ACL="public-read-write")

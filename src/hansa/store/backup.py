@@ -1,4 +1,6 @@
-"""The file of a backup: written, verified, read, of the store or of another holding. The tables themselves are the business of `hansa.store.tables`.
+"""The file of a backup, of the store or of another holding: written, verified, read.
+
+The tables themselves are the business of `hansa.store.tables`.
 
 A gzip file of JSON lines. The first says what it is (format, schema, tables with their columns); then each table: its
 name, a line a row, an end with the count and the digest of its rows; the last line has the digest of all before it.

@@ -79,9 +79,7 @@ class Directory:
         self._limits: dict[str, ProjectLimits] = {}  # by project, worked out when they are first asked for
         self._shared: dict[str, ProjectLimits] = {}  # by organisation
         self.organizations: dict[str, Organization] = {}
-        self.materials: dict[
-            tuple[str, str], Material
-        ] = {}  # by project and name of a generation; the project's own has none
+        self.materials: dict[tuple[str, str], Material] = {}  # by project and name of a generation; its own has none
         self.holders: dict[str, Holder] = {}  # by uid
         self.policies: dict[str, dict[str, TerritoryRule]] = {}  # scope -> uid -> rule
         self._buckets: dict[str, Stored] = {}  # by uid
