@@ -8,7 +8,6 @@ killed had counted since the last minute is lost.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +43,7 @@ class Counted(NamedTuple):
 
 @dataclass(slots=True)
 class _Row:
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     held: bool = False
 
 
@@ -63,9 +62,10 @@ class Meter:
         if row is None:
             row = self._rows[whose] = _Row()
         row.held = row.held or held
+        sums = row.counts
         for meter, count in counts.items():
             if count:
-                row.counts[meter] += count
+                sums[meter] = sums.get(meter, 0) + count
 
     async def keep(self) -> None:
         """For ever: closes a window at each full minute, and tells what waits."""
@@ -136,7 +136,7 @@ def _row(whose: Counted, row: _Row) -> dict[str, Any]:
     return {
         "kind": whose.kind, "name": whose.name, "uid": whose.uid, "project": whose.project,
         "projectUid": whose.project_uid, "organization": whose.organization, "region": whose.region,
-        "counts": dict(row.counts), "held": row.held,
+        "counts": row.counts, "held": row.held,
     }  # fmt: skip
 
 

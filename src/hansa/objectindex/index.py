@@ -262,9 +262,10 @@ class SqlObjectIndex:
         return await self._held(project_owner(project))
 
     async def _read(self, statement: str, **parameters: Any) -> Sequence[Row]:
-        if all(_may_be(value) for value in parameters.values() if isinstance(value, str)):
-            return await self._driver.read(statement, **parameters)
-        return []
+        for value in parameters.values():
+            if isinstance(value, str) and not _may_be(value):
+                return []
+        return await self._driver.read(statement, **parameters)
 
     async def _held(self, owner: str) -> Held:
         return Held(*[int(count) for count in (await self._read(sql.HELD, owner=owner))[0]])

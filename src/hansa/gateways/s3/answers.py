@@ -34,12 +34,14 @@ class Answer:
 
     def extend(self, headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Answer:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        self.headers.extend((name.encode("latin-1"), header_bytes(value)) for name, value in pairs)
+        self.headers += [(name.encode("latin-1"), header_bytes(value)) for name, value in pairs]
         return self
 
 
 def header_bytes(value: str) -> bytes:
     """Latin-1, else UTF-8; what no header may carry (line breaks out of a query, say) becomes a blank."""
+    if value.isascii() and value.isprintable():
+        return value.encode()
     try:
         raw = value.encode("latin-1")
     except UnicodeEncodeError:

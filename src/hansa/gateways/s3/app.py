@@ -38,7 +38,7 @@ from hansa.gateways.s3.wire.operations import route
 log = structlog.get_logger("hansa.s3")
 Send = Callable[[Any], Awaitable[None]]
 HOST_ID = urandom(12).hex()
-SERVER = (b"server", b"hansa")
+SAID = [(b"x-amz-id-2", HOST_ID.encode()), (b"server", b"hansa")]  # in every answer
 LEFT = 499  # the client closed before it was answered; the figure is for meters only
 
 
@@ -223,8 +223,7 @@ async def _left(receive: Receive) -> None:
 def _head(answer: Answer, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
     headers = answer.headers
     headers.append((b"x-amz-request-id", exchange.id.encode()))
-    headers.append((b"x-amz-id-2", HOST_ID.encode()))
-    headers.append(SERVER)
+    headers += SAID
     if answer.length is not None:
         headers.append((b"content-length", b"%d" % answer.length))
     elif answer.stream is None and answer.status not in (204, 304):

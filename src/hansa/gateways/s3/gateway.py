@@ -67,6 +67,7 @@ class Call:
     view: BucketView | None = None
     decided: bool = False
     lent: bool = False
+    _known: Known | None = None
 
     @property
     def identity(self) -> S3Identity | None:
@@ -88,7 +89,10 @@ class Call:
     @property
     def known(self) -> Known:
         """What the bucket's spec says, read."""
-        return self.gateway.buckets.of(self.bucket)
+        known = self._known
+        if known is None or known.access.bucket is not self.view:
+            known = self._known = self.gateway.buckets.of(self.bucket)
+        return known
 
     @property
     def limits(self) -> Limits:

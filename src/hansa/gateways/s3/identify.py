@@ -39,12 +39,12 @@ class Identifier:
 
     async def of(self, request: Request, now: float) -> Signed | None:
         """None for an anonymous request. Raises what `sigv4` raises, InvalidAccessKeyId."""
-        asked = sigv4.Request(request.method, request.path, request.query, request.raw_headers)
+        asked = sigv4.Request(request.method, request.path, request.raw_query, request.raw_headers, request.query)
         claim = sigv4.read_claim(asked, now=now)
         if claim is None:
             return None
         self._check_region(claim.scope, presigned=claim.presigned)
-        identity = await self._identity(claim.access_key)
+        identity = self._directory.key(claim.access_key) or await self._identity(claim.access_key)
         key = self._signing_key(identity, claim.scope)
         sigv4.verify(claim, asked, key)
         _check_counts(identity)
@@ -55,7 +55,7 @@ class Identifier:
         scope = claim.scope
         if scope is not None:
             self._check_region(scope, presigned=True)
-        identity = await self._identity(claim.access_key)
+        identity = self._directory.key(claim.access_key) or await self._identity(claim.access_key)
         key = identity.secret if scope is None else self._signing_key(identity, scope)
         verify_form(claim, key)
         _check_counts(identity)
@@ -68,17 +68,16 @@ class Identifier:
     def _check_region(self, scope: Scope, *, presigned: bool) -> None:
         """Signed for a region of this cloud, or for the one that clients name who were told of none."""
         directory = self._directory
-        if scope.region == ANY_REGION or scope.region in directory.regions():
+        if scope.region in (directory.region, ANY_REGION) or scope.region in directory.regions():
             return
         code = "AuthorizationQueryParametersError" if presigned else "AuthorizationHeaderMalformed"
         said = f"There is no region {scope.region} here; sign for {directory.region}."
         raise S3Error.of(code, said, Region=directory.region)
 
     async def _identity(self, access_key: str) -> S3Identity:
+        """Of a key that is not known here yet."""
+        await self._directory.caught_up()
         identity = self._directory.key(access_key)
-        if identity is None:
-            await self._directory.caught_up()
-            identity = self._directory.key(access_key)
         if identity is None:
             raise S3Error.of("InvalidAccessKeyId", AWSAccessKeyId=access_key[:128])
         return identity

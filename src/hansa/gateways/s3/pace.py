@@ -35,11 +35,13 @@ class Pace:
 
         Raises SlowDown when more was asked than one of them allows, bursts of a second apart; then none is counted.
         """
-        left = [self._counted(rate, at, crowd) for rate in rates]
-        for rate, tokens in zip(rates, left, strict=True):
+        if not rates:
+            return
+        left = [(rate, self._counted(rate, at, crowd)) for rate in rates]
+        for rate, tokens in left:
             if tokens < 1.0:
                 raise self._too_fast(rate, tokens)
-        for rate, tokens in zip(rates, left, strict=True):
+        for rate, tokens in left:
             self._left[rate.kind, rate.name, crowd] = (tokens - 1.0, at)
 
     def _counted(self, rate: Rate, at: float, crowd: bool) -> float:

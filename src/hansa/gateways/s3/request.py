@@ -80,7 +80,7 @@ class Body:
 @dataclass(slots=True)
 class Request:
     """`path` is decoded, bucket and all. `query` is in the order sent, `fields` the same by name; `headers` have
-    lower-case names and Latin-1 text, `raw_headers` are those of the wire. `client` is an address."""
+    lower-case names and Latin-1 text, `raw_headers` and `raw_query` are those of the wire. `client` is an address."""
 
     id: str
     method: str
@@ -95,6 +95,7 @@ class Request:
     tls: bool
     body: Body
     raw_headers: Sequence[tuple[bytes, bytes]] = ()
+    raw_query: bytes = b""
     tls_version: str = ""  # as in 1.3; empty where this process has not ended the TLS itself
 
     @property
@@ -145,6 +146,7 @@ def read_request(
         tls=scope.get("scheme") == "https",
         body=_body(headers, receive, stall_s),
         raw_headers=scope["headers"],
+        raw_query=scope["query_string"],
         tls_version=_tls_version(scope),
     )
 

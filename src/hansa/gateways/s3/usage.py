@@ -6,13 +6,18 @@ is nobody's usage.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from functools import lru_cache
+
 from hansa.gateways.meter import Counted, Meter
 from hansa.gateways.s3.directory import Directory
 from hansa.gateways.s3.ports import BucketView
+from hansa.kinds.iam import Project
 from hansa.kinds.meters import S3_LISTS, S3_READS, S3_RECEIVED, S3_SENT, S3_WRITES
 from hansa.kinds.storage import Bucket
 from hansa.metrics import S3Metrics
 
+BUCKETS_MAX = 1000  # that are remembered
 READING = ("Get", "Head", "Preflight")
 HOLDING = frozenset({
     "PutObject", "PostObject", "CopyObject", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload",
@@ -20,6 +25,7 @@ HOLDING = frozenset({
 })  # fmt: skip
 
 
+@lru_cache(maxsize=512)
 def class_of(operation: str) -> str:
     """The meter of a request."""
     if operation.startswith("List"):
@@ -32,6 +38,7 @@ class Counting:
 
     def __init__(self, meter: Meter, metrics: S3Metrics, directory: Directory) -> None:
         self._meter, self._metrics, self._directory = meter, metrics, directory
+        self._known: OrderedDict[str, tuple[BucketView, Project | None, Counted]] = OrderedDict()
 
     def count(
         self, operation: str, status: int, *, bucket: BucketView | None, seconds: float, received: int, sent: int
@@ -39,8 +46,10 @@ class Counting:
         metrics = self._metrics
         metrics.s3_requests.add(operation, str(status))
         metrics.s3_request_s.observe(seconds, operation)
-        metrics.s3_bytes.add("received", amount=received)
-        metrics.s3_bytes.add("sent", amount=sent)
+        if received:
+            metrics.s3_bytes.add("received", amount=received)
+        if sent:
+            metrics.s3_bytes.add("sent", amount=sent)
         if bucket is None or status in (401, 403, 499) or status >= 500:
             return
         counts = {class_of(operation): 1, S3_RECEIVED.name: received, S3_SENT.name: sent}
@@ -53,8 +62,14 @@ class Counting:
             self._meter.add(self._whose(bucket), True)
 
     def _whose(self, bucket: BucketView) -> Counted:
-        project = self._directory.projects.get(bucket.project)
-        return Counted(
+        known, project = self._known.get(bucket.uid), self._directory.projects.get(bucket.project)
+        if known is not None and known[0] is bucket and known[1] is project:
+            return known[2]
+        whose = Counted(
             Bucket.kind, bucket.name, bucket.uid, bucket.project, project.uid if project is not None else bucket.project,
             bucket.organization, bucket.region,
         )  # fmt: skip
+        self._known[bucket.uid] = (bucket, project, whose)
+        if len(self._known) > BUCKETS_MAX:
+            self._known.popitem(last=False)
+        return whose

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from hansa.gateways.s3.ports import BucketView, S3Identity
 from hansa.gateways.s3.rules.acl import Acl, Ownership
@@ -24,7 +25,7 @@ from hansa.gateways.s3.wire.configurations import PublicAccessBlock
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.policy.access import OBJECTS
 from hansa.policy.decide import decide
-from hansa.policy.verdict import PROGRAM, Act, Rules, Subject, Verdict
+from hansa.policy.verdict import PROGRAM, Act, Caller, Rules, Subject, Verdict
 
 _RESCUE = frozenset({"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"})
 _RESCUERS = frozenset({"projectOwner", "organizationOwner"})
@@ -119,7 +120,7 @@ def decide_s3(ask: Ask) -> Decision:
     if opinion is Opinion.EXPLICIT_DENY and not _rescues(ask, by_role):
         return Denied((f"statement {statement} of the bucket's policy denies {ask.action}",), by_role.visible)
     allowed = _allowed(ask, by_role, opinion, statement)
-    if isinstance(allowed, Denied):
+    if isinstance(allowed, Denied) or not brings_bytes(ask.action):
         return allowed
     where = _by_territory(ask)
     return allowed if where.allowed else Denied(where.reasons, by_role.visible)
@@ -156,6 +157,7 @@ def decide_laid(ask: Ask) -> Decision:
 # -- roles ----------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=512)
 def need(action: str) -> tuple[str, Act]:
     """The kind and the act in the table of roles that stand for an action of S3."""
     name = action.removeprefix("s3:")
@@ -191,7 +193,15 @@ def _by_role(ask: Ask) -> Verdict:
         return _by_binding(kind, act, ask.action)
     if identity.imported and not is_home(identity, bucket):
         return Verdict(False, "imported", (f"{bucket.name} belongs to another user",), visible=False)
-    return decide(identity.caller, act, _subject(kind, bucket), Rules())
+    return _decided(identity.caller, act, kind, bucket.name, bucket.project, bucket.organization, bucket.region)
+
+
+@lru_cache(maxsize=4096)
+def _decided(
+    caller: Caller, act: Act, kind: str, bucket: str, project: str, organization: str, region: str
+) -> Verdict:  # fmt: skip
+    """The verdict of `decide` on a bucket, which follows from these words alone: asked once of what is asked again and again."""
+    return decide(caller, act, _subject(kind, bucket, project, organization, region), Rules())
 
 
 def _by_binding(kind: str, act: Act, action: str) -> Verdict:
@@ -202,10 +212,10 @@ def _by_binding(kind: str, act: Act, action: str) -> Verdict:
     return Verdict(False, "bound key", (f"a bucket's own account may not {action.removeprefix('s3:')}",))
 
 
-def _subject(kind: str, bucket: BucketView) -> Subject:
+def _subject(kind: str, bucket: str, project: str, organization: str, region: str, territory: str = "") -> Subject:
     collection = "objects" if kind == OBJECTS else "buckets"
-    ref = f"/storage/projects/{bucket.project}/regions/{bucket.region}/{collection}/{bucket.name}"
-    return Subject(kind, bucket.name, project=bucket.project, organization=bucket.organization, ref=ref)
+    ref = f"/storage/projects/{project}/regions/{region}/{collection}/{bucket}"
+    return Subject(kind, bucket, project=project, organization=organization, territory=territory, ref=ref)
 
 
 def _rescues(ask: Ask, by_role: Verdict) -> bool:
@@ -214,10 +224,10 @@ def _rescues(ask: Ask, by_role: Verdict) -> bool:
 
 
 def _by_territory(ask: Ask) -> Verdict:
-    if not brings_bytes(ask.action):
-        return Verdict(True, "reads")
-    bucket = ask.rules.bucket
-    return decide(PROGRAM, Act.CREATE, replace(_subject(OBJECTS, bucket), territory=bucket.territory), ask.territories)
+    """Of what brings bytes."""
+    it = ask.rules.bucket
+    where = _subject(OBJECTS, it.name, it.project, it.organization, it.region, it.territory)
+    return decide(PROGRAM, Act.CREATE, where, ask.territories)
 
 
 # -- policy and ACLs ------------------------------------------------------------------------------

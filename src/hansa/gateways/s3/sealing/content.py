@@ -110,7 +110,7 @@ class Content:
         run = segments.plan(piece.size, start, length)
         if run.count > 1 or not (sealed := self._sealed_at_hand(piece, run)):
             return None
-        return self.keyring.cipher(place, piece.sealed_key, customer_key).open_run(run, piece.size, sealed)[0]
+        return self.keyring.cipher(place, piece.sealed_key, customer_key).open_one(run, piece.size, sealed)
 
     def _sealed_at_hand(self, piece: Piece, run: Run) -> bytes | bytearray | None:
         if not piece.blob:

@@ -108,22 +108,30 @@ class Cipher:
     def seal(self, number: int, plain: bytes | memoryview, *, last: bool) -> bytes:
         return self._aead.encrypt(*self._words(number, plain, last))
 
-    def open(self, number: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
+    def open(self, number: int, sealed: bytes | bytearray | memoryview, *, last: bool) -> bytes:
         """Raises Damaged."""
         try:
             return self._aead.decrypt(*self._words(number, sealed, last))
         except InvalidTag as error:
             raise Damaged("stored bytes are damaged", detail=f"segment {number} does not open") from error
 
-    def _words(self, number: int, data: bytes | memoryview, last: bool) -> tuple[bytes, bytes | memoryview, bytes]:
+    def _words(
+        self, number: int, data: bytes | bytearray | memoryview, last: bool
+    ) -> tuple[bytes, bytes | bytearray | memoryview, bytes]:  # fmt: skip
         nonce = number.to_bytes(_NONCE, "big")
         return nonce, data, self._bound + nonce + (b"\x01" if last else b"\x00")
+
+    def open_one(self, run: Run, size: int, sealed: bytes | bytearray) -> bytes | memoryview:
+        """The same of a run of one segment."""
+        if len(sealed) != run.stored:
+            raise _cut_off(run, sealed)
+        plain = self.open(run.first, sealed, last=run.first == segments_of(size) - 1)
+        return plain if run.take == len(plain) else memoryview(plain)[run.skip : run.skip + run.take]
 
     def open_run(self, run: Run, size: int, sealed: bytes | bytearray | memoryview) -> list[bytes | memoryview]:
         """The plain bytes that the run is for, a segment an entry. Raises Damaged."""
         if len(sealed) != run.stored:
-            detail = f"{run.stored} bytes at {run.at} are due, {len(sealed)} are there"
-            raise Damaged("stored bytes are damaged", detail=detail)
+            raise _cut_off(run, sealed)
         view, last = memoryview(sealed), segments_of(size) - 1
         plain: list[bytes | memoryview] = [
             self.open(run.first + n, view[n * WHOLE : (n + 1) * WHOLE], last=run.first + n == last)
@@ -135,6 +143,11 @@ class Cipher:
         if run.skip:
             plain[0] = memoryview(plain[0])[run.skip :]
         return plain
+
+
+def _cut_off(run: Run, sealed: bytes | bytearray | memoryview) -> Damaged:
+    detail = f"{run.stored} bytes at {run.at} are due, {len(sealed)} are there"
+    return Damaged("stored bytes are damaged", detail=detail)
 
 
 def seal_small(cipher: Cipher, plain: bytes) -> bytes:

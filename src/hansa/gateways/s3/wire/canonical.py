@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from hansa.gateways.s3.wire.uri import sorted_fields
+from functools import lru_cache
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -50,17 +49,29 @@ def signature(key: bytes, text: bytes) -> str:
 def canonical_request(
     method: str,
     path: bytes,
-    query: Iterable[tuple[str, str]],
+    query: bytes,
     headers: Mapping[bytes, bytes],
     *,
-    signed: Sequence[str],
+    signed: tuple[str, ...],
     payload: str,
 ) -> bytes:
-    """`path` as `uri.encode_path` gives it; `headers` as `fold` gives them; `signed` in the order of the signature."""
-    names = [name.encode() for name in signed]
-    lines = [method.encode(), path or b"/", b"&".join(sorted_fields(query))]
+    """`path` and `query` as `uri.encode_path` and `uri.canonical_query` give them; `headers` as `fold` does; `signed` in
+    the order of the signature."""
+    names, listed, _ = _encoded(signed)
+    lines = [method.encode(), path or b"/", query]
     lines += [name + b":" + headers.get(name, b"") for name in names]
-    return b"\n".join((*lines, b"", b";".join(names), payload.encode()))
+    return b"\n".join((*lines, b"", listed, payload.encode()))
+
+
+def encoded_names(signed: tuple[str, ...]) -> frozenset[bytes]:
+    return _encoded(signed)[2]
+
+
+@lru_cache(maxsize=1024)  # of lists that a reader of claims has let in
+def _encoded(signed: tuple[str, ...]) -> tuple[tuple[bytes, ...], bytes, frozenset[bytes]]:
+    """The names in bytes, the list of them as it is signed, and the set of them."""
+    names = tuple([name.encode() for name in signed])
+    return names, b";".join(names), frozenset(names)
 
 
 def string_to_sign(timestamp: str, scope: Scope, request: bytes) -> bytes:

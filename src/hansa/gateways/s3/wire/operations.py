@@ -234,6 +234,8 @@ def _subresource(method: str, level: Level, query: Mapping[str, str]) -> str:
     known, parameters = _SUBRESOURCES[level], _PARAMETERS[level]
     found = ""
     for name, value in query.items():
+        if name[:2] == "X-":  # of the signature, which the most fields of a signed address are
+            continue
         if name in known:
             if found:
                 raise S3Error.argument("ResourceType", name, f"{found} and {name} cannot be asked for together")

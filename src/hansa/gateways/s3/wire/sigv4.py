@@ -15,11 +15,12 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hansa.gateways.s3.wire import canonical, dates
 from hansa.gateways.s3.wire.canonical import ALGORITHM, UNSIGNED, RawHeaders, Scope, signing_key
 from hansa.gateways.s3.wire.errors import S3Error
-from hansa.gateways.s3.wire.uri import Query, encode_path
+from hansa.gateways.s3.wire.uri import Query, canonical_query, encode_path
 
 __all__ = ["Claim", "Request", "Scope", "read_claim", "read_credential", "signing_key", "verify"]
 
@@ -39,17 +40,22 @@ _DATE = re.compile(r"[0-9]{8}")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _IN_ADDRESS = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
 _NEEDED = (*_IN_ADDRESS, "X-Amz-Signature")
+_SIGNS = frozenset(("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"))  # any of them: it is meant to be signed
+_TOKEN = "There are no session tokens here; leave X-Amz-Security-Token out."  # noqa: S105 - words for a client
+_REMEMBERED_MAX = 512  # characters of what many requests say alike
 _SIGV2 = "Signature version 2 is not accepted; sign with AWS4-HMAC-SHA256."
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a signature covers. `path` is decoded (`uri.decode`), `headers` raw with lower-case names."""
+    """What a signature covers. `path` is decoded (`uri.decode`), `headers` raw with lower-case names. `query` is read
+    from `raw_query`, as it came."""
 
     method: str
     path: str
-    query: Query
+    raw_query: bytes
     headers: RawHeaders
+    query: Query
     folded: Mapping[bytes, bytes] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,14 +99,9 @@ def read_claim(request: Request, *, now: float) -> Claim | None:
     InvalidRequest, InvalidToken, RequestTimeTooSkewed.
     """
     authorization = request.header("authorization")
-    asked = {name for name, _ in request.query}
-    in_address = "X-Amz-Algorithm" in asked or "X-Amz-Signature" in asked or "X-Amz-Credential" in asked
-    if "Signature" in asked and "AWSAccessKeyId" in asked:
-        raise S3Error.of("InvalidRequest", _SIGV2)
-    if authorization is not None and in_address:
-        raise S3Error.of("InvalidArgument", "Only one way to sign is allowed: the Authorization header or the address.")
-    if request.header("x-amz-security-token") is not None or "X-Amz-Security-Token" in asked:
-        raise S3Error.of("InvalidToken", "There are no session tokens here; leave X-Amz-Security-Token out.")
+    in_address = bool(request.query) and _check_address(request.query, is_signed=authorization is not None)
+    if b"x-amz-security-token" in request.folded:
+        raise S3Error.of("InvalidToken", _TOKEN)
     if authorization is not None:
         claim = _from_header(authorization, request, now)
     elif in_address:
@@ -111,18 +112,28 @@ def read_claim(request: Request, *, now: float) -> Claim | None:
     return claim
 
 
+def _check_address(query: Query, *, is_signed: bool) -> bool:
+    """Whether the address is signed. Raises for other signatures than ours in it, and for a second one."""
+    asked = {name for name, _ in query}
+    in_address = not asked.isdisjoint(_SIGNS)
+    if "Signature" in asked and "AWSAccessKeyId" in asked:
+        raise S3Error.of("InvalidRequest", _SIGV2)
+    if is_signed and in_address:
+        raise S3Error.of("InvalidArgument", "Only one way to sign is allowed: the Authorization header or the address.")
+    if "X-Amz-Security-Token" in asked:
+        raise S3Error.of("InvalidToken", _TOKEN)
+    return in_address
+
+
 def verify(claim: Claim, request: Request, key: bytes) -> None:
     """`key`: `signing_key` of the claimed access key's secret and the claim's scope.
 
     Raises SignatureDoesNotMatch; the answer shows the client what we signed, so that it can compare.
     """
-    query = request.query
-    if claim.presigned:
-        query = tuple(pair for pair in query if pair[0] != "X-Amz-Signature")
     text = canonical.canonical_request(
         request.method,
         encode_path(request.path),
-        query,
+        canonical_query(request.raw_query, without=b"X-Amz-Signature" if claim.presigned else None),
         request.folded,
         signed=claim.signed_headers,
         payload=claim.payload,
@@ -278,6 +289,11 @@ def _address_payload(fields: Mapping[str, str], request: Request) -> str:
 
 def read_credential(text: str, code: str) -> tuple[str, Scope]:
     """The access key and the scope in a credential. Raises `code`."""
+    return (_credential if len(text) <= _REMEMBERED_MAX else _credential.__wrapped__)(text, code)
+
+
+@lru_cache(maxsize=4096)
+def _credential(text: str, code: str) -> tuple[str, Scope]:
     parts = text.rsplit("/", 4)
     if len(parts) != 5:
         raise S3Error.of(code, "The credential must have the form KEY/YYYYMMDD/REGION/s3/aws4_request.")
@@ -290,6 +306,11 @@ def read_credential(text: str, code: str) -> tuple[str, Scope]:
 
 
 def _signed_headers(text: str, code: str) -> tuple[str, ...]:
+    return (_names if len(text) <= _REMEMBERED_MAX else _names.__wrapped__)(text, code)
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str, code: str) -> tuple[str, ...]:
     names = tuple(text.split(";", SIGNED_HEADERS_MAX))
     if len(names) > SIGNED_HEADERS_MAX or len(set(names)) != len(names):
         raise S3Error.of(code, f"SignedHeaders may hold up to {SIGNED_HEADERS_MAX} names, each once.")
@@ -306,9 +327,10 @@ def _signature(text: str, code: str) -> str:
 
 def _require_signed(claim: Claim, request: Request) -> None:
     """The host and every x-amz-* header must be under the signature, or somebody on the way could add one."""
-    signed = set(claim.signed_headers)
-    present = [name.decode("latin-1") for name in request.folded if name.startswith(b"x-amz-")]
-    bare = [name for name in ("host", *present) if name not in signed]
+    names = request.folded.keys() - canonical.encoded_names(claim.signed_headers)
+    bare = [name.decode("latin-1") for name in sorted(names) if name.startswith(b"x-amz-")]
+    if "host" not in claim.signed_headers:
+        bare.insert(0, "host")
     if bare:
         raise S3Error.of(
             "AccessDenied",

@@ -14,10 +14,15 @@ from hansa.gateways.s3.wire.errors import S3Error
 QUERY_FIELDS_MAX = 128
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PLAIN_PATH = _PLAIN + b"/"
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _RESERVED = re.compile(rb"[^A-Za-z0-9\-._~]")
 _RESERVED_PATH = re.compile(rb"[^A-Za-z0-9\-._~/]")
 _BYTES = tuple(b"%%%02X" % value for value in range(256))
+_HEX = "0123456789ABCDEFabcdef"
+_UNESCAPED = {(high + low).encode(): bytes((int(high + low, 16),)) for high in _HEX for low in _HEX}
+_OF_QUERY = _PLAIN + b"=&%"
+_DUE = frozenset(
+    b"%02X" % value for value in range(256) if value not in _PLAIN
+)  # escapes that a signature is made over
 
 Query = tuple[tuple[str, str], ...]  # in the order sent; a name without a value has an empty one
 
@@ -27,7 +32,7 @@ def decode(raw: bytes, *, blank_plus: bool = False) -> str:
     if blank_plus:
         raw = raw.replace(b"+", b" ")
     if b"%" in raw:
-        raw = _ESCAPE.sub(_unescaped, raw)
+        raw = _unescaped(raw)
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -50,19 +55,39 @@ def read_query(raw: bytes) -> Query:
     """Fields of a query string, decoded. Raises InvalidURI, also for more than QUERY_FIELDS_MAX fields."""
     if not raw:
         return ()
-    fields = raw.split(b"&", QUERY_FIELDS_MAX)
-    if len(fields) > QUERY_FIELDS_MAX:
+    if raw.count(b"&") >= QUERY_FIELDS_MAX:
         raise S3Error.of("InvalidURI", f"The query has more than {QUERY_FIELDS_MAX} fields.")
-    return tuple(_field(field) for field in fields if field)
+    if b"+" in raw or not raw.isascii():
+        return tuple([_field(field) for field in raw.split(b"&") if field])
+    pairs = [field.partition("=") for field in raw.decode().split("&") if field]
+    if b"%" not in raw:  # as it is written is what it says
+        return tuple([(name, value) for name, _, value in pairs])
+    return tuple([(_text(name), _text(value)) for name, _, value in pairs])
 
 
 def write_query(query: Iterable[tuple[str, str]]) -> bytes:
     """Fields sorted by encoded name, then value, each `name=value`: the canonical form, valid on the wire too."""
-    return b"&".join(sorted_fields(query))
+    return b"&".join([name + b"=" + value for name, value in sorted([(encode(n), encode(v)) for n, v in query])])
 
 
-def sorted_fields(query: Iterable[tuple[str, str]]) -> list[bytes]:
-    return [name + b"=" + value for name, value in sorted((encode(name), encode(value)) for name, value in query)]
+def canonical_query(raw: bytes, without: bytes | None = None) -> bytes:
+    """What `write_query` makes of a query string's fields but those called `without`, a plain word.
+
+    Most strings are in the very form already, each byte escaped that has to be and no other: then only the order is ours.
+    Raises as `read_query`.
+    """
+    fields = [field.partition(b"=") for field in raw.split(b"&") if field]
+    if not _is_encoded(raw) or raw.count(b"=") != len(fields):
+        plain = None if without is None else without.decode()
+        return write_query([pair for pair in read_query(raw) if pair[0] != plain])
+    fields.sort()
+    return b"&".join([name + b"=" + value for name, _, value in fields if name != without])
+
+
+def _is_encoded(raw: bytes) -> bool:
+    if raw.translate(None, _OF_QUERY):
+        return False
+    return b"%" not in raw or _DUE.issuperset([part[:2] for part in raw.split(b"%")[1:]])
 
 
 def single(query: Query) -> dict[str, str]:
@@ -77,16 +102,19 @@ def single(query: Query) -> dict[str, str]:
 
 def _field(raw: bytes) -> tuple[str, str]:
     name, _, value = raw.partition(b"=")
-    if raw.isascii() and b"%" not in raw and b"+" not in raw:  # as it is written is what it says: most fields
-        return name.decode(), value.decode()
     return decode(name, blank_plus=True), decode(value, blank_plus=True)
 
 
-def _unescaped(found: re.Match[bytes]) -> bytes:
-    digits = found[1]
-    if digits is None:
-        raise S3Error.of("InvalidURI", "A % in the address must be followed by two hexadecimal digits.")
-    return bytes((int(digits, 16),))
+def _text(written: str) -> str:
+    return decode(written.encode()) if "%" in written else written
+
+
+def _unescaped(raw: bytes) -> bytes:
+    first, *others = raw.split(b"%")
+    try:
+        return first + b"".join([_UNESCAPED[other[:2]] + other[2:] for other in others])
+    except KeyError as error:
+        raise S3Error.of("InvalidURI", "A % in the address must be followed by two hexadecimal digits.") from error
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:
