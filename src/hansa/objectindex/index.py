@@ -53,6 +53,10 @@ class Driver(Protocol):
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
 
+    def stamp(self) -> int | None:
+        """As long as it is the same, everything reads as it did; None: nobody can say now."""
+        ...
+
     async def rolled(
         self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int
     ) -> Sequence[Row] | None:
@@ -72,15 +76,13 @@ class SqlObjectIndex:
     def __init__(self, driver: Driver, clock: Clock, steady: Steady | None = None) -> None:
         """`steady`: how far the clock is believed; None for one that jumps by right, as in tests."""
         self._driver, self._clock, self._steady = driver, clock, steady
-        self._reader = Reader(self._read)
+        self._reader = Reader(self._read, driver.stamp)
         self._new_ref = _Refs()
 
     # -- objects ----------------------------------------------------------------------------
 
     async def get(self, bucket: str, key: str, id: str = "") -> Version | None:
-        if id:
-            return await self._reader.version(sql.READ_BY_ID, bucket=bucket, key=encoded(key), id=id)
-        return await self._reader.version(sql.READ_LATEST, bucket=bucket, key=encoded(key))
+        return self._reader.at_hand(bucket, key, id) or await self._reader.version(bucket, key, id)
 
     async def publish(
         self, new: NewVersion, versioning: Versioning, *, project: str, limits: Limits = UNLIMITED,

@@ -2,13 +2,14 @@
 
 Bytes of a single piece come along with the row. What is asked for again is kept as it was read, and counts for as long as
 the row still says the same, letter for letter: an object of thousands of parts has facts of megabytes, and its clients ask
-for range after range of it.
+for range after range of it. And while nobody commits anything, the row is not asked for either.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -16,47 +17,74 @@ import orjson
 from hansa.errors import Retry
 from hansa.objectindex import documents
 from hansa.objectindex import statements as sql
-from hansa.objectindex.order import Row
+from hansa.objectindex.order import Row, encoded
 from hansa.objectindex.records import Facts, Version
 
 KEPT: Final = 4096
 KEPT_BYTES: Final = 32 << 20  # of facts as they are written down, and of bytes inline
 LOOKS: Final = 3  # at an object that is written while it is read
 
-_NOTHING: Final = (None, None, 0)
-
 Ask = Callable[..., Awaitable[Sequence[Row]]]
 
 
-class Reader:
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-        self._kept: OrderedDict[int, tuple[Row, Version, int]] = OrderedDict()  # by order: row, what it says, bytes
-        self._kept_bytes = 0
+Name = tuple[str, str, str]  # bucket, key, id of a version; no id: the latest
 
-    async def version(self, statement: str, **key: Any) -> Version | None:
-        """`statement` answers with a row and its body. Raises Retry."""
+
+@dataclass(slots=True)
+class _Kept:
+    """A row as it was read last and what it says. `as_of`: the stamp it was read under; `size`: bytes that it takes."""
+
+    row: Row
+    version: Version
+    as_of: int | None
+    size: int
+
+
+class Reader:
+    def __init__(self, ask: Ask, stamp: Callable[[], int | None]) -> None:
+        """`stamp`: see `Driver.stamp`."""
+        self._ask, self._stamp = ask, stamp
+        self._kept: OrderedDict[Name, _Kept] = OrderedDict()
+        self._bytes = 0
+
+    def at_hand(self, bucket: str, key: str, id: str) -> Version | None:
+        """What `version` would find, where that is known without asking; None: ask."""
+        kept = self._kept.get((bucket, key, id))
+        return None if kept is None or kept.as_of is None or kept.as_of != self._stamp() else kept.version
+
+    async def version(self, bucket: str, key: str, id: str) -> Version | None:
+        """With the bytes that lie inline. Raises Retry."""
+        name, place = (bucket, key, id), {"bucket": bucket, "key": encoded(key)}
         for _ in range(LOOKS):
-            rows = await self._ask(statement, **key)
+            as_of = self._stamp()
+            rows = await (self._ask(sql.READ_BY_ID, **place, id=id) if id else self._ask(sql.READ_LATEST, **place))
             if not rows:
+                self._forget(name)
                 return None
             row, body = rows[0][:-1], rows[0][-1]
-            kept = self._kept.get(row[1])
-            if kept is not None and kept[0] == row:
-                return kept[1]
+            kept = self._kept.get(name)
+            if kept is not None and kept.row == row:
+                kept.as_of = as_of
+                self._kept.move_to_end(name)
+                return kept.version
             facts = await self._facts(row, body)
             if facts is not None:
-                return self._keep(row, version_with(row, facts))
+                return self._keep(name, row, version_with(row, facts), as_of)
         raise Retry("the object changes faster than it can be read")
 
-    def _keep(self, row: Row, version: Version) -> Version:
-        """In the place of what was kept of that version before, and of what was kept first once it is too much."""
+    def _keep(self, name: Name, row: Row, version: Version, as_of: int | None) -> Version:
+        """And forgets what was looked at longest ago, when there is too much."""
+        self._forget(name)
         size = len(row[9]) + sum([len(piece.inline) for piece in version.facts.pieces])
-        self._kept_bytes += size - self._kept.pop(row[1], _NOTHING)[2]
-        self._kept[row[1]] = (row, version, size)
-        while len(self._kept) > KEPT or (self._kept_bytes > KEPT_BYTES and len(self._kept) > 1):
-            self._kept_bytes -= self._kept.popitem(last=False)[1][2]
+        self._kept[name] = _Kept(row, version, as_of, size)
+        self._bytes += size
+        while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
+            self._forget(next(iter(self._kept)))
         return version
+
+    def _forget(self, name: Name) -> None:
+        kept = self._kept.pop(name, None)
+        self._bytes -= kept.size if kept is not None else 0
 
     async def _facts(self, row: Row, body: bytes | None) -> Facts | None:
         """None: inline bytes that the row speaks of are no longer there, as it was replaced meanwhile."""

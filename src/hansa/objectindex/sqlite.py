@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar, cast
 from hansa.diskroom import DiskRoom
 from hansa.errors import Bug, HansaError, Retry
 from hansa.objectindex import transaction
+from hansa.objectindex.changes import Changes
 from hansa.objectindex.index import Names
 from hansa.objectindex.migrate import migrate_sqlite
 from hansa.objectindex.order import Row
@@ -51,11 +52,13 @@ class SqliteDriver:
     def __init__(self, path: Path | str, *, reserve: int | None = None) -> None:
         """Opens or makes the database. `reserve`: see `DiskRoom`. Raises Retry, NewerDatabase."""
         self._turns: _Turns | None = None
+        self._changes: Changes | None = None
         room: DiskRoom | None = None
         try:
             if str(path) != ":memory:":
                 Path(path).touch(mode=0o600)  # its journal gets the same mode
                 self._turns = _Turns(Path(path))
+                self._changes = Changes(beside(Path(path), ".changes"))
                 room = DiskRoom(Path(path), reserve)
             self._writer = _connect(path)
             self._writer.execute("pragma journal_mode=wal")
@@ -78,6 +81,9 @@ class SqliteDriver:
             return self._reader.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise Retry("the object index does not answer", detail=str(error)) from error
+
+    def stamp(self) -> int | None:
+        return None if self._changes is None else self._changes.stamp()
 
     async def rolled(self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int) -> None:
         """Batches cost nothing here."""
@@ -129,7 +135,7 @@ class SqliteDriver:
         try:
             for work, future in group:
                 results.append((future, *await self._one(work)))
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.execute, "commit")
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit)
         except sqlite3.Error as error:
             self._abandon(group, error)
             return
@@ -146,6 +152,17 @@ class SqliteDriver:
                 future.set_exception(refusal)
             else:
                 future.set_result(value)
+
+    def _commit(self) -> None:
+        """Blocks."""
+        if self._changes is None:
+            self._writer.execute("commit")
+            return
+        self._changes.begin()
+        try:
+            self._writer.execute("commit")
+        finally:
+            self._changes.end()
 
     async def _one(self, work: Work) -> tuple[Any, Exception | None]:
         self._writer.execute("savepoint one")
@@ -185,6 +202,8 @@ class SqliteDriver:
             self._reader.close()
         if self._turns is not None:
             self._turns.close()
+        if self._changes is not None:
+            self._changes.close()
 
 
 class _Transaction:
@@ -253,7 +272,11 @@ async def _locked(file: int) -> None:
 
 
 def _lock_file(database: Path, suffix: str) -> int:
-    return os.open(database.with_name(database.name + suffix), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    return os.open(beside(database, suffix), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def beside(database: Path, suffix: str) -> Path:
+    return database.with_name(database.name + suffix)
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:
