@@ -132,3 +132,72 @@ async def test_whoever_moved_least_lately_makes_room(place: Place) -> None:
         await asyncio.sleep(0.2)
         assert (await place.send(put("/new", 3), b"new")).endswith(b"3 bytes")
         assert place.server.doors[0].tally.shown_out == 1
+
+
+async def answered(app: Any, request: bytes) -> tuple[bytes, int]:
+    """What a connection gets, and how many calls of the transport it took."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = make_server(app, Limits(), http=StreamingHttp)
+    task = asyncio.create_task(server.serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+        writer.write(request)
+        packets = []
+        while packet := await reader.read(1 << 16):
+            packets.append(packet)
+        writer.close()
+        server.should_exit = True
+        await task
+    return b"".join(packets), len(packets)
+
+
+def answering(*messages: dict[str, Any]) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+def head(status: int, **headers: str) -> dict[str, Any]:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": raw}
+
+
+def body(data: bytes = b"", *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+ASK = b"%s / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+async def test_head_and_first_bytes_leave_together() -> None:
+    said, packets = await answered(answering(head(200, content_length="4"), body(b"data")), ASK % b"GET")
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n") and said.endswith(b"connection: close\r\n\r\ndata") and packets == 1
+
+
+async def test_an_answer_without_a_length_is_sent_in_chunks() -> None:
+    said, _ = await answered(answering(head(200), body(b"one", more=True), body(more=True), body(b"two")), ASK % b"GET")
+    assert b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n" in said
+
+
+async def test_an_answer_of_a_head_alone_has_no_body() -> None:
+    for method, status in ((b"HEAD", 200), (b"GET", 304), (b"DELETE", 204)):
+        said, _ = await answered(answering(head(status, content_length="4"), body()), ASK % method)
+        assert said.endswith(b"\r\n\r\n") and b"content-length: 4" in said and b"chunked" not in said
+
+
+@pytest.mark.parametrize("given", [b"short", b"much too long"])
+async def test_an_answer_of_another_length_than_it_said_is_cut_off(given: bytes) -> None:
+    said, _ = await answered(answering(head(200, content_length="8"), body(given)), ASK % b"GET")
+    assert given not in said
+
+
+async def test_a_connection_goes_on_until_one_side_closes_it() -> None:
+    both = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" + ASK % b"GET"
+    said, _ = await answered(answering(head(200, content_length="1"), body(b"a")), both)
+    assert said.count(b"HTTP/1.1 200 OK") == 2 and said.count(b"connection: close") == 1
+    said, _ = await answered(answering(head(200, content_length="1", connection="close"), body(b"a")), both)
+    assert said.count(b"HTTP/1.1 200 OK") == 1

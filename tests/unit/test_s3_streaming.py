@@ -82,7 +82,7 @@ def test_the_published_request_seeds_its_chunks() -> None:
         "content-length": "66824",
     }
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    request = Request("PUT", "/examplebucket/chunkObject.txt", b"", raw, ())
+    request = Request("PUT", "/examplebucket/chunkObject.txt", b"", raw, {})
     claim = read_claim(request, now=1369353600.0)
     assert claim is not None and claim.streaming and claim.body_sha256 is None
     verify(claim, request, KEY)

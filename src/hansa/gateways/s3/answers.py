@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Headers = list[tuple[bytes, bytes]]
 XML = (b"content-type", b"application/xml")
+_NO_NAME = re.compile(rb"[^!#$%&'*+.^_`|~0-9a-z-]")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -29,13 +31,19 @@ class Answer:
     close: bool = False
 
     def add(self, name: str, value: str) -> Answer:
-        self.headers.append((name.encode("latin-1"), header_bytes(value)))
+        self.headers.append((name_bytes(name), header_bytes(value)))
         return self
 
     def extend(self, headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Answer:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        self.headers += [(name.encode("latin-1"), header_bytes(value)) for name, value in pairs]
+        self.headers += [(name_bytes(name), header_bytes(value)) for name, value in pairs]
         return self
+
+
+@lru_cache(maxsize=4096)
+def name_bytes(name: str) -> bytes:
+    """In lower case; what no name may have (metadata of a form is named by its client) becomes an underscore."""
+    return _NO_NAME.sub(b"_", name.lower().encode())
 
 
 def header_bytes(value: str) -> bytes:

@@ -39,7 +39,7 @@ class Identifier:
 
     async def of(self, request: Request, now: float) -> Signed | None:
         """None for an anonymous request. Raises what `sigv4` raises, InvalidAccessKeyId."""
-        asked = sigv4.Request(request.method, request.path, request.raw_query, request.raw_headers, request.query)
+        asked = sigv4.Request(request.method, request.path, request.raw_query, request.raw_headers, request.fields)
         claim = sigv4.read_claim(asked, now=now)
         if claim is None:
             return None

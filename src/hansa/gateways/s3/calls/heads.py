@@ -72,6 +72,8 @@ def storage_class(headers: Mapping[str, str]) -> str:
 
 def overrides(fields: Mapping[str, str], *, signed: bool) -> Headers:
     """What a reader wants some headers of the answer to be. Raises InvalidRequest for an anonymous one."""
+    if OVERRIDES.keys().isdisjoint(fields):
+        return {}
     found = {OVERRIDES[name]: value for name, value in fields.items() if name in OVERRIDES}
     if found and not signed:
         raise S3Error.of("InvalidRequest", "Headers of an answer can be set by a signed request only.")

@@ -31,6 +31,10 @@ KMS_KEY = f"{SSE}-aws-kms-key-id"
 KMS_CONTEXT = f"{SSE}-context"
 _CUSTOMER = f"{SSE}-customer-"
 _SOURCE = "x-amz-copy-source-server-side-encryption-customer-"
+_OF_A_KEY = ("algorithm", "key", "key-md5")
+_OF_KEYS = frozenset((
+    SSE, KMS_KEY, KMS_CONTEXT, *(prefix + name for prefix in (_CUSTOMER, _SOURCE) for name in _OF_A_KEY),
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,9 @@ def _checked_context(context: str) -> str:
 def customer_key(headers: Mapping[str, str], *, secure: bool, source: bool = False) -> CustomerKey | None:
     """The key in the headers, None without one. `source`: of the object that is copied from."""
     prefix = _SOURCE if source else _CUSTOMER
-    algorithm, key, md5 = (headers.get(prefix + name) for name in ("algorithm", "key", "key-md5"))
+    if _OF_KEYS.isdisjoint(headers):
+        return None
+    algorithm, key, md5 = (headers.get(prefix + name) for name in _OF_A_KEY)
     if algorithm is None and key is None and md5 is None:
         return None
     if not secure:
@@ -172,6 +178,8 @@ def check_reader(
     encryption: Encryption | None, headers: Mapping[str, str], *, secure: bool, source: bool = False
 ) -> CustomerKey | None:
     """The key that opens an object, for one sealed with a client's own. Raises InvalidRequest without the right one."""
+    if (encryption is None or encryption.mode != CUSTOMER) and _OF_KEYS.isdisjoint(headers):
+        return None
     if not source and any(name in headers for name in (SSE, KMS_KEY, KMS_CONTEXT)):
         raise S3Error.argument(SSE, headers.get(SSE, ""), "is for writing; the object knows how it is encrypted")
     given = customer_key(headers, secure=secure, source=source)

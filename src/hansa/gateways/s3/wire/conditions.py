@@ -16,6 +16,7 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version
 
 Headers = Mapping[str, str]  # lower-case names
+_OF_READS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"))
 
 
 def check_read(headers: Headers, etag: str, modified: float, *, told: Mapping[str, str] | None = None) -> None:
@@ -23,6 +24,8 @@ def check_read(headers: Headers, etag: str, modified: float, *, told: Mapping[st
 
     Raises PreconditionFailed, NotModified.
     """
+    if _OF_READS.isdisjoint(headers):
+        return
     failed = _first_failed(headers, "", etag, modified)
     if failed in ("If-None-Match", "If-Modified-Since"):
         kept = {name: value for name, value in (told or {}).items() if name not in _OF_A_BODY}

@@ -20,7 +20,7 @@ from functools import lru_cache
 from hansa.gateways.s3.wire import canonical, dates
 from hansa.gateways.s3.wire.canonical import ALGORITHM, UNSIGNED, RawHeaders, Scope, signing_key
 from hansa.gateways.s3.wire.errors import S3Error
-from hansa.gateways.s3.wire.uri import Query, canonical_query, encode_path
+from hansa.gateways.s3.wire.uri import canonical_query, encode_path
 
 __all__ = ["Claim", "Request", "Scope", "read_claim", "read_credential", "signing_key", "verify"]
 
@@ -48,14 +48,14 @@ _SIGV2 = "Signature version 2 is not accepted; sign with AWS4-HMAC-SHA256."
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a signature covers. `path` is decoded (`uri.decode`), `headers` raw with lower-case names. `query` is read
-    from `raw_query`, as it came."""
+    """What a signature covers. `path` is decoded (`uri.decode`), `headers` raw with lower-case names. `fields` are those
+    of `raw_query`, as it came."""
 
     method: str
     path: str
     raw_query: bytes
     headers: RawHeaders
-    query: Query
+    fields: Mapping[str, str]
     folded: Mapping[bytes, bytes] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ def read_claim(request: Request, *, now: float) -> Claim | None:
     InvalidRequest, InvalidToken, RequestTimeTooSkewed.
     """
     authorization = request.header("authorization")
-    in_address = bool(request.query) and _check_address(request.query, is_signed=authorization is not None)
+    in_address = bool(request.fields) and _check_address(request.fields, is_signed=authorization is not None)
     if b"x-amz-security-token" in request.folded:
         raise S3Error.of("InvalidToken", _TOKEN)
     if authorization is not None:
@@ -112,10 +112,9 @@ def read_claim(request: Request, *, now: float) -> Claim | None:
     return claim
 
 
-def _check_address(query: Query, *, is_signed: bool) -> bool:
+def _check_address(asked: Mapping[str, str], *, is_signed: bool) -> bool:
     """Whether the address is signed. Raises for other signatures than ours in it, and for a second one."""
-    asked = {name for name, _ in query}
-    in_address = not asked.isdisjoint(_SIGNS)
+    in_address = not _SIGNS.isdisjoint(asked)
     if "Signature" in asked and "AWSAccessKeyId" in asked:
         raise S3Error.of("InvalidRequest", _SIGV2)
     if is_signed and in_address:
@@ -232,7 +231,10 @@ def _payload(word: str) -> str:
 
 
 def _from_address(request: Request, now: float) -> Claim:
-    fields = _address_fields(request.query)
+    fields = request.fields
+    for name in _NEEDED:
+        if not fields.get(name):
+            raise _bad_query(f"{name} is missing; these are needed: {', '.join(_NEEDED)}")
     if fields["X-Amz-Algorithm"] != ALGORITHM:
         raise _bad_query(f"X-Amz-Algorithm must be {ALGORITHM}")
     access_key, scope = read_credential(fields["X-Amz-Credential"], "AuthorizationQueryParametersError")
@@ -255,21 +257,9 @@ def _from_address(request: Request, now: float) -> Claim:
     )
 
 
-def _address_fields(query: Query) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for name, value in query:
-        if name in fields and name.startswith("X-Amz-"):
-            raise _bad_query(f"{name} may be given only once")
-        fields[name] = value
-    for name in _NEEDED:
-        if not fields.get(name):
-            raise _bad_query(f"{name} is missing; these are needed: {', '.join(_NEEDED)}")
-    return fields
-
-
 def _require_in_time(expires: str, at: float, now: float) -> None:
     """An address that never could be valid is refused like one that is valid no more: 403."""
-    seconds = int(expires) if re.fullmatch(r"[0-9]{1,9}", expires) else 0
+    seconds = int(expires) if expires.isascii() and expires.isdigit() and len(expires) <= 9 else 0
     if not 1 <= seconds <= EXPIRES_S_MAX:
         raise S3Error.of("AccessDenied", f"X-Amz-Expires must be 1 to {EXPIRES_S_MAX} seconds.")
     if at - now > SKEW_S:

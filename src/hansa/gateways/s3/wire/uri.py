@@ -77,7 +77,7 @@ def canonical_query(raw: bytes, without: bytes | None = None) -> bytes:
     Raises as `read_query`.
     """
     fields = [field.partition(b"=") for field in raw.split(b"&") if field]
-    if not _is_encoded(raw) or raw.count(b"=") != len(fields):
+    if not _is_encoded(raw) or b"=" in b"".join([value for _, _, value in fields]):
         plain = None if without is None else without.decode()
         return write_query([pair for pair in read_query(raw) if pair[0] != plain])
     fields.sort()
