@@ -12,9 +12,10 @@ import pytest
 
 from hansa.objectindex import reading
 from hansa.objectindex import statements as sql
-from hansa.objectindex.changes import Changes
+from hansa.objectindex.changes import SLOTS, Changes
 from hansa.objectindex.index import SqlObjectIndex
 from hansa.objectindex.open import open_index
+from hansa.objectindex.reading import key_name
 from hansa.objectindex.records import Facts, NewVersion, Piece, Versioning
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +59,8 @@ async def test_what_is_read_again_is_not_asked_for_until_somebody_commits(tmp_pa
         await put(first, b"one")
         assert [await read(first) for _ in range(3)] == [b"one"] * 3 and asked == [sql.READ_LATEST]
         await put(second, b"another", "elsewhere")
+        assert await read(first) == b"one" and len(asked) == 1
+        await second.amend("b", "k", "", lambda version: version.facts)
         assert await read(first) == b"one" and len(asked) == 2  # the row says the same
         assert await read(first) == b"one" and len(asked) == 2
         await put(second, b"two")
@@ -81,8 +84,8 @@ async def test_nothing_is_believed_while_a_commit_is_under_way_or_was_left_in_th
         await put(first, b"one")
         await read(first)
         left = Changes(tmp_path / "index.db.changes")
-        left.begin()  # and its process is gone
-        assert left.stamp() is None
+        left.begin([key_name("b", "k")])  # and its process is gone
+        assert left.stamp(key_name("b", "k")) is None
         assert [await read(first), await read(first)] == [b"one", b"one"] and len(asked) == 3
         await put(second, b"two")
         assert [await read(first), await read(first)] == [b"two", b"two"] and len(asked) == 4
@@ -104,14 +107,14 @@ async def test_no_more_is_kept_than_allowed(tmp_path: Path, monkeypatch: pytest.
 
 def test_each_commit_has_a_stamp_of_its_own(tmp_path: Path) -> None:
     mine, other = Changes(tmp_path / "c"), Changes(tmp_path / "c")
-    seen = {mine.stamp()}
+    elsewhere, seen = mine.stamp(8), {mine.stamp(-7)}
     for _ in range(3):
-        other.begin()
-        assert mine.stamp() is None
-        other.end()
-        assert mine.stamp() == other.stamp() not in seen
-        seen.add(mine.stamp())
-    other.begin()
-    other.begin()  # after one that never ended
-    other.end()
-    assert mine.stamp() not in seen
+        other.begin([-7, -7 + SLOTS])
+        assert mine.stamp(-7) is None
+        other.end([-7, -7 + SLOTS])
+        assert mine.stamp(-7) == other.stamp(-7) not in seen
+        seen.add(mine.stamp(-7))
+    other.begin([-7])
+    other.begin([-7])  # after one that never ended
+    other.end([-7])
+    assert mine.stamp(-7) not in seen and mine.stamp(8) == elsewhere

@@ -19,7 +19,7 @@ from hansa.objectindex import documents, order, steps
 from hansa.objectindex import statements as sql
 from hansa.objectindex.order import Fetch, Found, Row, encoded, next_key, successor
 from hansa.objectindex.port import Change, Check, Tells, tells_nobody
-from hansa.objectindex.reading import Reader, bare
+from hansa.objectindex.reading import Reader, bare, key_name
 from hansa.objectindex.records import (
     UNLIMITED,
     Event,
@@ -53,8 +53,8 @@ class Driver(Protocol):
 
     async def read(self, statement: str, **parameters: Any) -> Sequence[Row]: ...
 
-    def stamp(self) -> int | None:
-        """As long as it is the same, everything reads as it did; None: nobody can say now."""
+    def stamp(self, name: int) -> int | None:
+        """As long as it is the same, nothing has changed that is written under this name alone; None: nobody can say now."""
         ...
 
     async def rolled(
@@ -378,7 +378,7 @@ def _may_be(id: str) -> bool:
 
 def _key(bucket: str, key: str) -> list[tuple[int, bool]]:
     """What is written of a bucket that must stay open meanwhile, and of a key by one at a time."""
-    return [(_bucket(bucket), False), (number("s3 key", bucket, key), True)]
+    return [(_bucket(bucket), False), (key_name(bucket, key), True)]
 
 
 def _together(asked: Asked, size: int) -> Names:

@@ -89,7 +89,7 @@ class PostgresDriver:
             with contextlib.suppress(*ERRORS):  # one that is broken is thrown away, and another made when needed
                 await pool.release(connection, timeout=CONNECT_S)
 
-    def stamp(self) -> int | None:
+    def stamp(self, name: int) -> int | None:
         """Asking the server would cost what a read does."""
         return None
 

@@ -30,6 +30,7 @@ from hansa.objectindex.transaction import Counts, Looked, Make, Project, Transac
 
 T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[Any]]
+_Asked = tuple[Work, asyncio.Future[Any], Names]
 GROUP_MAX: Final = 64  # writes that share one flush
 OPEN_BUSY_MS: Final = 10_000  # others may be bringing the schema up to date
 TURN_S: Final = 10.0  # for this process's turn to write
@@ -71,7 +72,7 @@ class SqliteDriver:
         except (sqlite3.Error, OSError) as error:
             raise Retry("the object index cannot be opened", detail=str(error)) from error
         self._tx = _Transaction(self._writer, room)
-        self._queue: deque[tuple[Work, asyncio.Future[Any]]] = deque()
+        self._queue: deque[_Asked] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hansa-s3-flush")
         self._closed = False
@@ -82,18 +83,18 @@ class SqliteDriver:
         except sqlite3.Error as error:
             raise Retry("the object index does not answer", detail=str(error)) from error
 
-    def stamp(self) -> int | None:
-        return None if self._changes is None else self._changes.stamp()
+    def stamp(self, name: int) -> int | None:
+        return None if self._changes is None else self._changes.stamp(name)
 
     async def rolled(self, bucket: str, low: bytes, high: bytes, prefix: bytes, delimiter: bytes, limit: int) -> None:
         """Batches cost nothing here."""
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]], names: Names = ()) -> T:
-        """`names` are of no use here: transactions come one after the other."""
+        """`names` keep nobody waiting, as transactions come one after the other; under those taken alone something changes."""
         if self._closed:
             raise Retry("the object index is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((work, future))
+        self._queue.append((work, future, names))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         return cast(T, await future)
@@ -112,7 +113,7 @@ class SqliteDriver:
             self._abandon([self._queue.popleft() for _ in range(len(self._queue))], error)
             raise
 
-    def _taken(self) -> list[tuple[Work, asyncio.Future[Any]]]:
+    def _taken(self) -> list[_Asked]:
         return [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
 
     async def _begin(self) -> None:
@@ -129,13 +130,14 @@ class SqliteDriver:
                     raise
             await asyncio.sleep(LOOK_S)
 
-    async def _group(self, group: list[tuple[Work, asyncio.Future[Any]]]) -> None:
+    async def _group(self, group: list[_Asked]) -> None:
         """One transaction for all of them; each write stands or falls alone."""
         results: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
-            for work, future in group:
+            for work, future, _ in group:
                 results.append((future, *await self._one(work)))
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit)
+            changed = [name for _, _, names in group for name, alone in names if alone]
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, changed)
         except sqlite3.Error as error:
             self._abandon(group, error)
             return
@@ -153,16 +155,16 @@ class SqliteDriver:
             else:
                 future.set_result(value)
 
-    def _commit(self) -> None:
-        """Blocks."""
+    def _commit(self, changed: Sequence[int]) -> None:
+        """Blocks. `changed`: names under which something does."""
         if self._changes is None:
             self._writer.execute("commit")
             return
-        self._changes.begin()
+        self._changes.begin(changed)
         try:
             self._writer.execute("commit")
         finally:
-            self._changes.end()
+            self._changes.end(changed)
 
     async def _one(self, work: Work) -> tuple[Any, Exception | None]:
         self._writer.execute("savepoint one")
@@ -181,14 +183,14 @@ class SqliteDriver:
         self._writer.execute("rollback to one")
         self._writer.execute("release one")
 
-    def _abandon(self, group: Sequence[tuple[Work, asyncio.Future[Any]]], error: BaseException) -> None:
+    def _abandon(self, group: Sequence[_Asked], error: BaseException) -> None:
         """Disk full, locked, or I/O: nothing of the group is kept, and everybody is told to try again."""
         with contextlib.suppress(sqlite3.Error):  # whoever comes next finds out
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
         if self._turns is not None:
             self._turns.give_back()
-        for _, future in group:
+        for _, future, _ in group:
             if not future.done():
                 future.set_exception(Retry("the object index takes no writes now", detail=str(error)))
 
