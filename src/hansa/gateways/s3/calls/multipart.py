@@ -122,7 +122,7 @@ async def complete_upload(call: Call) -> Answer:
     pieces = await _pieces(call, upload, documents.read_completion(body))
     facts = replace(upload.facts, checksum=_checksum(call, upload, pieces), multipart=len(pieces))
     if not (facts.lock.mode or facts.lock.hold):
-        facts = replace(facts, lock=await lock_of(call, {}))
+        facts = replace(facts, lock=replace(await lock_of(call, {}), hold=facts.lock.hold))
     new = new_version(call, facts, pieces, etag=_etag(pieces))
     written = await complete(call, upload, new, conditions)
     version = written.version if written is not None else await _completed(call)
