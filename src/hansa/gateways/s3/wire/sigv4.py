@@ -258,7 +258,9 @@ def _address_fields(query: Query) -> dict[str, str]:
 
 def _require_in_time(expires: str, at: float, now: float) -> None:
     """An address that never could be valid is refused like one that is valid no more: 403."""
-    seconds = int(expires) if re.fullmatch(r"[0-9]{1,9}", expires) else 0
+    if not re.fullmatch(r"-?[0-9]+", expires, re.ASCII):
+        raise _bad_query("X-Amz-Expires must be a number of seconds")
+    seconds = int(expires) if len(expires) < 10 else 0
     if not 1 <= seconds <= EXPIRES_S_MAX:
         raise S3Error.of("AccessDenied", f"X-Amz-Expires must be 1 to {EXPIRES_S_MAX} seconds.")
     if at - now > SKEW_S:
