@@ -21,11 +21,14 @@ from hansa.gateways.s3.wire.documents import Deleted, Doomed
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Facts, NewVersion, Removed, Version, Versioning
 
+OFFSET = "x-amz-write-offset-bytes"
 DELETIONS_AT_ONCE = 64  # of one request: so many share a flush of the index
 
 
 async def put_object(call: Call) -> Answer:
     allow(call)
+    if OFFSET in call.request.headers:
+        raise S3Error.of("NotImplemented", f"{OFFSET}: nothing is appended to an object here; it is written whole.")
     conditions = WriteConditions.read(call.request.headers)
     draft = await drafted(call)
     version = await publish_whole(call, draft, await take(call, draft.sealing), conditions)

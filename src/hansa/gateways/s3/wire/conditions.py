@@ -16,6 +16,7 @@ from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Version
 
 Headers = Mapping[str, str]  # lower-case names
+INITIATED = "x-amz-if-match-initiated-time"
 
 
 def check_read(headers: Headers, etag: str, modified: float, *, told: Mapping[str, str] | None = None) -> None:
@@ -105,6 +106,13 @@ class DeleteConditions:
             raise S3Error.of("PreconditionFailed", Condition="If-Match-Last-Modified-Time")
         if self.size is not None and size != self.size:
             raise S3Error.of("PreconditionFailed", Condition="If-Match-Size")
+
+
+def check_initiated(headers: Headers, started: float) -> None:
+    """Of aborting an upload: that it began in that second. Raises PreconditionFailed, InvalidArgument."""
+    at = _moment(INITIATED, headers.get(INITIATED, ""))
+    if at is not None and int(at) != int(started):
+        raise S3Error.of("PreconditionFailed", Condition="If-Match-Initiated-Time")
 
 
 _OF_A_BODY = frozenset(("content-length", "content-type", "content-encoding", "content-range"))
