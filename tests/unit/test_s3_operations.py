@@ -41,6 +41,7 @@ def test_no_operation_has_two_permissions() -> None:
         ("GET", "b", "", {"list-type": "2", "X-Amz-Signature": "s", "start-after": "a"}, "ListObjectsV2"),
         ("GET", "b", "k", {"v": "3"}, "GetObject"),
         ("GET", "b", "k", {"list-type": "2"}, "GetObject"),
+        ("GET", "b", "k", {"session": "of-a-reader"}, "GetObject"),
         ("GET", "b", "k", {"partNumber": "2", "versionId": "v", "response-expires": "x"}, "GetObject"),
         ("PUT", "b", "k", {"x-id": "PutObject", "X-Amz-Date": "d", "x-amz-acl": "private"}, "PutObject"),
         ("POST", "b", "k", {"uploads": ""}, "CreateMultipartUpload"),

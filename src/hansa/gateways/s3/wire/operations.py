@@ -264,7 +264,12 @@ def _harmless(method: str, level: Level, name: str, value: str) -> bool:
     return method in ("GET", "HEAD") and bool(value) and (level != "object" or name not in _OF_BUCKETS)
 
 
-_OF_BUCKETS = _SUBRESOURCES["bucket"] - _SUBRESOURCES["object"] - {"list-type"}
+# What is offered for buckets alone. `list-type` is left out: it chooses between two forms of what has no subresource.
+_OF_BUCKETS = (
+    frozenset(key for (level, _, key), it in TABLE.items() if level == "bucket" and it.supported)
+    - _SUBRESOURCES["object"]
+    - {"", "list-type"}
+)
 
 
 def _check_listing(method: str, level: Level, name: str) -> None:
