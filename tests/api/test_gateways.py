@@ -130,7 +130,7 @@ def bypass(**more: Any) -> dict[str, Any]:
 
 async def pass_by(cloud: Cloud, http: httpx2.AsyncClient, *, token: str = "", **more: Any) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {token or own_token(cloud)}"}
-    return await http.post("/internal/v1/bypasses", json=bypass(**more), headers=headers)
+    return await http.post("/internal/v1/bypasses", json={"bypasses": [bypass(**more)]}, headers=headers)
 
 
 async def test_a_bypass_stands_once_in_the_audit_of_whom_the_bucket_belongs_to(
@@ -138,7 +138,7 @@ async def test_a_bypass_stands_once_in_the_audit_of_whom_the_bucket_belongs_to(
 ) -> None:
     for _ in range(2):
         answer = await pass_by(cloud, http)
-        assert (answer.status_code, answer.json()) == (200, {"record": "b-1"})
+        assert (answer.status_code, answer.json()) == (200, {"records": ["b-1"]})
     organization = cloud.credentials.organization
     for scope in ("projects/demo", f"organizations/{organization}"):
         (record,) = (await talk.read(f"/audit/v1/{scope}/records?verb=bypass"))["items"]
@@ -166,10 +166,25 @@ async def test_a_bypass_is_taken_of_gateways_in_good_form_only(
         ({"rule": ""}, "rule"),
     ):
         answer = await pass_by(cloud, http, **change)
-        assert answer.status_code == 400 and answer.json()["fields"][0]["path"] == path, answer.text
+        assert answer.status_code == 400 and answer.json()["fields"][0]["path"] == f"bypasses.0.{path}", answer.text
+    headers = {"Authorization": f"Bearer {own_token(cloud)}"}
+    for wrong in ([], [bypass()] * 101, [bypass(), bypass(id="b-2", request="A2")]):
+        answer = await http.post("/internal/v1/bypasses", json={"bypasses": wrong}, headers=headers)
+        assert answer.status_code == 400 and answer.json()["fields"][0]["path"] == "bypasses", answer.text
     assert (await pass_by(cloud, http, project="nowhere")).status_code == 404
     assert (await http.post("/internal/v1/others", json={}, headers={})).status_code in (401, 404)
     assert (await talk.read("/audit/v1/projects/demo/records?verb=bypass"))["items"] == []
+
+
+async def test_the_bypasses_of_one_request_are_recorded_together(
+    cloud: Cloud, http: httpx2.AsyncClient, talk: Talk
+) -> None:
+    many = [bypass(id=f"b-{n}", version=f"v{n}") for n in range(3)]
+    headers = {"Authorization": f"Bearer {own_token(cloud)}"}
+    answer = await http.post("/internal/v1/bypasses", json={"bypasses": many}, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"records": ["b-0", "b-1", "b-2"]})
+    records = (await talk.read("/audit/v1/projects/demo/records?verb=bypass"))["items"]
+    assert {record["object"]["version"] for record in records} == {"v0", "v1", "v2"}
 
 
 # -- the directory ----------------------------------------------------------------------------------

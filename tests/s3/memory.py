@@ -109,6 +109,7 @@ class MemoryUpstream:
         self._directory, self._index, self._clock = directory, index, clock or SystemClock()
         self._open = open
         self.bypasses: list[Bypass] = []
+        self.commits = 0  # of bypasses
         self.audits = True  # False: the audit takes nothing
 
     async def create_bucket(self, identity: S3Identity, name: str, region: str, spec: Mapping[str, Any]) -> BucketView:
@@ -145,10 +146,11 @@ class MemoryUpstream:
             raise S3Error.of("NoSuchBucket", BucketName=bucket.name)
         return self._keep(there, merged(there.spec, merge))
 
-    async def record_bypass(self, bypass: Bypass) -> None:
+    async def record_bypasses(self, bypasses: Sequence[Bypass]) -> None:
         if not self.audits:
             raise S3Error.of("ServiceUnavailable")
-        self.bypasses.append(bypass)
+        self.bypasses += bypasses
+        self.commits += 1
 
     def _keep(self, view: BucketView, spec: Mapping[str, Any]) -> BucketView:
         mode = spec.get("objectRetentionMode", "Disabled")

@@ -92,6 +92,7 @@ def test_without_a_record_no_retention_is_passed_by(closed: Running, s3: Any, lo
     id = s3.put_object(Bucket=locked, Key="k", Body=b"x", ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=until)[
         "VersionId"
     ]
+    free = s3.put_object(Bucket=locked, Key="free", Body=b"x")["VersionId"]
     upstream.audits = False
     try:
         for work in (
@@ -102,11 +103,36 @@ def test_without_a_record_no_retention_is_passed_by(closed: Running, s3: Any, lo
                 work()
             assert code(caught) == (503, "ServiceUnavailable")
         objects = {"Objects": [{"Key": "k", "VersionId": id}]}
-        said = s3.delete_objects(Bucket=locked, Delete=objects, BypassGovernanceRetention=True)
-        assert said["Errors"][0]["Code"] == "ServiceUnavailable"
+        objects["Objects"].append({"Key": "free", "VersionId": free})
+        with pytest.raises(ClientError) as caught:
+            s3.delete_objects(Bucket=locked, Delete=objects, BypassGovernanceRetention=True)
+        assert code(caught) == (503, "ServiceUnavailable")
+        s3.head_object(Bucket=locked, Key="free", VersionId=free)
     finally:
         upstream.audits = True
     assert s3.get_object_retention(Bucket=locked, Key="k")["Retention"]["RetainUntilDate"] == until
+
+
+def test_what_one_request_passes_by_is_recorded_in_one_go(closed: Running, s3: Any, locked: str) -> None:
+    upstream, until = upstream_of(closed), soon()
+    lock: dict[str, Any] = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
+    ids = {key: s3.put_object(Bucket=locked, Key=key, Body=b"x", **lock)["VersionId"] for key in "abc"}
+    held = s3.put_object(Bucket=locked, Key="held", Body=b"x", ObjectLockLegalHoldStatus="ON", **lock)["VersionId"]
+    before, commits = len(upstream.bypasses), upstream.commits
+    doomed = [{"Key": key, "VersionId": id} for key, id in {**ids, "held": held, "absent": ABSENT}.items()]
+    doomed += [dict(doomed[0]), {"Key": "b"}]
+    doomed[2]["ETag"] = '"another"'
+    said = s3.delete_objects(Bucket=locked, Delete={"Objects": doomed}, BypassGovernanceRetention=True)
+    assert {(one["Key"], one["Code"]) for one in said["Errors"]} == {
+        ("c", "PreconditionFailed"),
+        ("held", "AccessDenied"),
+    }
+    assert sorted(told_since(closed, before)) == [
+        ("DeleteObjects", "a", ids["a"], "deleted"), ("DeleteObjects", "b", ids["b"], "deleted"),
+    ]  # fmt: skip
+    assert upstream.commits == commits + 1
+    left = {one["Key"] for one in s3.list_object_versions(Bucket=locked)["Versions"]}
+    assert left == {"c", "held"}
 
 
 def test_a_policy_lets_and_forbids_to_pass_by_for_each_object(closed: Running, s3: Any, locked: str) -> None:

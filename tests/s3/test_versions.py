@@ -145,6 +145,23 @@ def test_a_legal_hold_stands_by_itself(s3: Any, locked: str) -> None:
     s3.delete_object(Bucket=locked, Key="k", VersionId=id)
 
 
+def test_a_lock_that_was_never_set_is_not_one_that_is_off(s3: Any, locked: str) -> None:
+    s3.put_object(Bucket=locked, Key="k", Body=b"x")
+    for read in (s3.get_object_legal_hold, s3.get_object_retention):
+        with pytest.raises(ClientError) as caught:
+            read(Bucket=locked, Key="k")
+        assert code(caught) == (404, "NoSuchObjectLockConfiguration")
+    assert "ObjectLockLegalHoldStatus" not in s3.head_object(Bucket=locked, Key="k")
+    s3.put_object(Bucket=locked, Key="k", Body=b"x", ObjectLockLegalHoldStatus="OFF")
+    assert s3.get_object_legal_hold(Bucket=locked, Key="k")["LegalHold"]["Status"] == "OFF"
+    assert s3.head_object(Bucket=locked, Key="k")["ObjectLockLegalHoldStatus"] == "OFF"
+    id = s3.create_multipart_upload(Bucket=locked, Key="u", ObjectLockLegalHoldStatus="OFF")["UploadId"]
+    part = s3.upload_part(Bucket=locked, Key="u", UploadId=id, PartNumber=1, Body=b"x")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    s3.complete_multipart_upload(Bucket=locked, Key="u", UploadId=id, MultipartUpload=parts)
+    assert s3.get_object_legal_hold(Bucket=locked, Key="u")["LegalHold"]["Status"] == "OFF"
+
+
 def test_governance_yields_to_a_bypass(s3: Any, locked: str) -> None:
     until = soon()
     id = s3.put_object(Bucket=locked, Key="k", Body=b"x", ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=until)[
@@ -206,6 +223,7 @@ def test_locks_need_a_bucket_for_them(s3: Any, bucket: str) -> None:
         lambda: s3.put_object(Bucket=bucket, Key="k", ObjectLockLegalHoldStatus="ON"),
         lambda: s3.put_object_legal_hold(Bucket=bucket, Key="k", LegalHold={"Status": "ON"}),
         lambda: s3.get_object_retention(Bucket=bucket, Key="k"),
+        lambda: s3.get_object_legal_hold(Bucket=bucket, Key="k"),
     ):
         with pytest.raises(ClientError) as caught:
             call()

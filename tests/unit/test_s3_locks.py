@@ -69,7 +69,7 @@ def test_a_new_version_gets_the_default_unless_its_writer_says_more() -> None:
     assert lock_of_new({}, LockSetting(True, "COMPLIANCE", years=1), NOW) == Lock("COMPLIANCE", NOW + 365 * DAY)
     assert lock_of_new({MODE: "COMPLIANCE", UNTIL: LATER}, default, NOW) == Lock("COMPLIANCE", LATER_AT)
     assert lock_of_new({HOLD: "ON"}, default, NOW) == Lock("GOVERNANCE", NOW + 2 * DAY, True)
-    assert lock_of_new({HOLD: "OFF"}, LOCKING, NOW) == Lock()
+    assert lock_of_new({HOLD: "OFF"}, LOCKING, NOW) == Lock(hold=False)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ def test_readers_are_told_of_locks() -> None:
     assert locks.headers_of(Lock()) == {}
     shown = locks.headers_of(Lock(G, LATER_AT, True))
     assert shown == {MODE: G, UNTIL: "2029-01-01T00:00:00.000Z", HOLD: "ON"}
-    locks.check_readable(Lock(G, LATER_AT), locking=True)
-    locks.check_readable(Lock(), locking=True, hold=True)
-    with refused("NoSuchObjectLockConfiguration"):
-        locks.check_readable(Lock(), locking=True)
-    with refused("InvalidRequest"):
-        locks.check_readable(Lock(), locking=False)
+    assert locks.headers_of(Lock(hold=False)) == {HOLD: "OFF"}
+    assert locks.retention_of(Lock(G, LATER_AT)) == Lock(G, LATER_AT)
+    assert locks.hold_of(Lock(hold=True)) and not locks.hold_of(Lock(hold=False))
+    for never in (lambda: locks.retention_of(Lock(hold=True)), lambda: locks.hold_of(Lock(G, LATER_AT))):
+        with refused("NoSuchObjectLockConfiguration"):
+            never()

@@ -40,6 +40,8 @@ def test_no_operation_has_two_permissions() -> None:
         ("GET", "b", "", {"prefix": "a", "max-keys": "2", "list-type": "1"}, "ListObjects"),
         ("GET", "b", "", {"list-type": "2", "X-Amz-Signature": "s", "start-after": "a"}, "ListObjectsV2"),
         ("GET", "b", "k", {"v": "3"}, "GetObject"),
+        ("GET", "b", "k", {"list-type": "2"}, "GetObject"),
+        ("GET", "b", "k", {"session": "of-a-reader"}, "GetObject"),
         ("GET", "b", "k", {"partNumber": "2", "versionId": "v", "response-expires": "x"}, "GetObject"),
         ("PUT", "b", "k", {"x-id": "PutObject", "X-Amz-Date": "d", "x-amz-acl": "private"}, "PutObject"),
         ("POST", "b", "k", {"uploads": ""}, "CreateMultipartUpload"),
@@ -50,6 +52,13 @@ def test_no_operation_has_two_permissions() -> None:
 )
 def test_requests_are_what_they_say(method: str, bucket: str, key: str, query: dict[str, str], name: str) -> None:
     assert route(method, bucket, key, query).name == name
+
+
+def test_a_method_that_a_thing_does_not_have_is_told_those_that_it_has() -> None:
+    for method, key, name, allowed in (("HEAD", "", "location", "GET"), ("POST", "k", "tagging", "GET, PUT, DELETE")):
+        with pytest.raises(S3Error) as caught:
+            route(method, "b", key, {name: ""})
+        assert caught.value.code == "MethodNotAllowed" and caught.value.headers["allow"] == allowed
 
 
 def test_a_named_version_needs_its_own_permission() -> None:
@@ -72,7 +81,13 @@ def test_a_named_version_needs_its_own_permission() -> None:
         ("PATCH", "b", "k", {}, "MethodNotAllowed"),
         ("GET", "b", "", {"acl": "", "tagging": ""}, "InvalidArgument"),
         ("PUT", "b", "k", {"partNumber": "1"}, "InvalidArgument"),
-        ("DELETE", "b", "k", {"acl": ""}, "NotImplemented"),
+        ("DELETE", "b", "k", {"acl": ""}, "MethodNotAllowed"),
+        ("HEAD", "b", "", {"location": ""}, "MethodNotAllowed"),
+        ("HEAD", "b", "k", {"uploads": ""}, "MethodNotAllowed"),
+        ("GET", "b", "k", {"uploads": ""}, "InvalidRequest"),
+        ("GET", "b", "k", {"versions": "1"}, "InvalidRequest"),
+        ("GET", "b", "k", {"policy": "x"}, "NotImplemented"),
+        ("GET", "b", "k", {"restore": ""}, "NotImplemented"),
     ],
 )
 def test_what_we_do_not_know_is_never_taken_for_something_else(

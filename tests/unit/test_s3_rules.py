@@ -74,6 +74,8 @@ def test_a_preflight_is_told_what_may_be_sent() -> None:
         cors.preflight(RULES, asked | {"access-control-request-headers": "x-other"})
     with refused("AccessForbidden"):
         cors.preflight((), asked)
+    with refused("AccessForbidden"):  # where there are no rules, it does not matter what is asked
+        cors.preflight((), {"origin": "a"})
 
 
 def test_no_preflight_is_slow() -> None:
@@ -97,6 +99,8 @@ def test_no_preflight_is_slow() -> None:
         {"origin": "a"},
         {"access-control-request-method": "GET"},
         {"origin": "a", "access-control-request-method": "PATCH"},
+        {"origin": "a", "access-control-request-method": "GET", "access-control-request-headers": "x a"},
+        {"origin": "a", "access-control-request-method": "GET", "access-control-request-headers": "x-a,(b)"},
     ],
 )
 def test_a_preflight_that_says_too_little_is_a_bad_request(headers: dict[str, str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
 
+from hansa.api.gateways import BYPASSES_MAX
 from hansa.clock import SeededIds
 from hansa.errors import Retry
 from hansa.gateways.api import Answered, ApiPlace
@@ -15,6 +17,7 @@ from hansa.gateways.s3.ports import BucketView, Bypass
 from hansa.gateways.s3.upstream import Upstream, refused
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.policy.verdict import Caller
+from hansa.units import BODY_BYTES_MAX
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ class Api:
     async def ask(
         self, method: str, path: str, token: str, body: Mapping[str, Any], *, timeout_s: float, headers: Mapping[str, str]
     ) -> Answered:  # fmt: skip
-        self.told.append((method, path, token, body["id"], body["who"], body["key"]))
+        self.told.append((method, path, token, [(it["id"], it["who"], it["key"]) for it in body["bypasses"]]))
         status = self.answers.pop(0)
         if status is None:
             raise Retry("nobody is there")
@@ -65,13 +68,29 @@ async def test_a_bypass_is_told_until_the_audit_has_it_or_refused(
     view = BucketView("u", "films", "demo", "o", "se-sto", "SE", 1, 0.0, "owner", "Owner", {})
     bypass = Bypass("b-1", Caller("/iam/users/u"), "acl", "DeleteObject", "r", view, "k", "v", 5.0, "deleted")
     if recorded:
-        await it.record_bypass(bypass)
+        await it.record_bypasses([bypass])
     else:
         with pytest.raises(S3Error) as refused:
-            await it.record_bypass(bypass)
+            await it.record_bypasses([bypass])
         assert refused.value.code == "ServiceUnavailable"
-    told = ("POST", "/internal/v1/bypasses", "own", "b-1", "/iam/users/u", "k")
+    told = ("POST", "/internal/v1/bypasses", "own", [("b-1", "/iam/users/u", "k")])
     assert api.told == [told] * len(answers), "the same record each time"
+
+
+@pytest.mark.anyio
+async def test_many_bypasses_are_told_in_bodies_that_the_api_takes() -> None:
+    api = Api(200, 200, 200)
+    it = Upstream(cast(Any, api), cast(Any, None), lambda identity, lent: "theirs", lambda: "own", SeededIds(1))
+    view = BucketView("u", "films", "demo", "o", "se-sto", "SE", 1, 0.0, "owner", "Owner", {})
+    key = "\0" * 1024  # the longest that JSON makes of one
+    many = [
+        Bypass(f"b-{n}", Caller("/iam/users/u"), "acl", "DeleteObjects", "r", view, key, "v" * 100, 5.0, "deleted")
+        for n in range(250)
+    ]
+    await it.record_bypasses(many)
+    assert [id for told in api.told for id, _, _ in told[3]] == [one.id for one in many]
+    assert upstream.BYPASSES_AT_ONCE == BYPASSES_MAX
+    assert len(json.dumps([upstream._bypass(one) for one in many[:BYPASSES_MAX]])) < BODY_BYTES_MAX * 0.75
 
 
 def test_where_an_api_is() -> None:

@@ -142,7 +142,7 @@ class Api:
             return _json(200, {"name": "hansa", "openapi": "/openapi.json", "kinds": "/explain/v1/kinds"})
         request.scope["route"] = f"/{parts[0]}" if parts[0] in OWN_ROUTES else "none"
         if parts[:2] == ["internal", "v1"] and request.method == "POST" and self.gateways is not None:
-            told = {"usage": self.gateways.take, "bypasses": self.gateways.note_bypass}.get("/".join(parts[2:]))
+            told = {"usage": self.gateways.take, "bypasses": self.gateways.note_bypasses}.get("/".join(parts[2:]))
             if told is not None:
                 bearer = request.headers.get("authorization")
                 return _json(200, await told(bearer, partial(_document_in, request), number))

@@ -29,6 +29,7 @@ from hansa.store.port import Append, Store, Wake, Write
 AUDIENCE = "hansa-internal"
 MOMENT_MAX = 253_402_300_799.0  # the last second that a date can say
 ROWS_MAX = 500
+BYPASSES_MAX = 100
 BY = "/hansa/gateway"
 _METERS = frozenset(meter.name for meter in S3_COUNTED)
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -78,6 +79,12 @@ class Bypass(Wire):
     becomes: _Name
 
 
+class Bypasses(Wire):
+    """Those of one request, or a part of them: recorded together."""
+
+    bypasses: list[Bypass] = Field(min_length=1, max_length=BYPASSES_MAX)
+
+
 @dataclass(frozen=True, slots=True)
 class Gateways:
     store: Store
@@ -94,18 +101,19 @@ class Gateways:
         await self.store.commit(*_records(window), *_wakes(window.rows), by=BY, request=request)
         return {"window": window.id, "rows": len(window.rows)}
 
-    async def note_bypass(
+    async def note_bypasses(
         self, authorization: str | None, body: Callable[[], Awaitable[Mapping[str, Any]]], request: str
     ) -> Document:
-        """Into the audit of whom the bucket belongs to, before it is done. Raises Unauthenticated, Invalid, NotFound for a
-        project that is not there, Retry."""
+        """Into the audit of whom the bucket belongs to, before it is done: all or none. Raises Unauthenticated, Invalid,
+        NotFound for a project that is not there, Retry."""
         self._prove(authorization)
-        bypass = _read(Bypass, await body())
-        project = Project(await self.store.get(Key(Project.kind, "", bypass.project)))
-        await self.store.commit(
-            _bypass_record(bypass, project.spec.organization), by=bypass.who, request=bypass.request
-        )
-        return {"record": bypass.id}
+        told = _read(Bypasses, await body()).bypasses
+        if len({(it.who, it.request, it.project) for it in told}) > 1:
+            raise Invalid.field("bypasses", "must be of one request")
+        project = Project(await self.store.get(Key(Project.kind, "", told[0].project)))
+        records = [_bypass_record(it, project.spec.organization) for it in told]
+        await self.store.commit(*records, by=told[0].who, request=told[0].request)
+        return {"records": [it.id for it in told]}
 
     def _prove(self, authorization: str | None) -> None:
         """A token of a tenant has another audience and is worth nothing here."""
@@ -123,7 +131,7 @@ def gateway_claims(issuer: str, gateway: str, now: float, *, life_s: float = 60.
     return {"iss": issuer, "aud": AUDIENCE, "sub": f"gateway/{gateway}", "iat": int(now), "exp": int(now + life_s)}
 
 
-Told = TypeVar("Told", Window, Bypass)
+Told = TypeVar("Told", Window, Bypasses)
 
 
 def _read(form: type[Told], document: Mapping[str, Any]) -> Told:

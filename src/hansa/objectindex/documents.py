@@ -44,7 +44,7 @@ def facts_document(facts: Facts, pieces: Sequence[list[Any]]) -> dict[str, Any]:
         "m": dict(facts.metadata),
         "c": facts.checksum and [facts.checksum.algorithm, facts.checksum.value, facts.checksum.form],
         "e": facts.encryption and _encryption(facts.encryption),
-        "l": [lock.mode, lock.until, lock.hold] if lock.mode or lock.hold else None,
+        "l": [lock.mode, lock.until, lock.hold] if lock.mode or lock.hold is not None else None,
         "t": facts.tags,
         "o": facts.owner,
         "w": facts.owner_name,

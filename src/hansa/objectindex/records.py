@@ -65,11 +65,11 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """`mode` is GOVERNANCE, COMPLIANCE or empty; `until` epoch seconds."""
+    """`mode` is GOVERNANCE, COMPLIANCE or empty; `until` epoch seconds; `hold` is None where nobody ever set one."""
 
     mode: str = ""
     until: float = 0.0
-    hold: bool = False
+    hold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,8 +167,8 @@ class Upstream(Protocol):
         policy or ACL lets them; the caller of this has seen to that."""
         ...
 
-    async def record_bypass(self, bypass: Bypass) -> None:
-        """Stands in the audit when this returns."""
+    async def record_bypasses(self, bypasses: Sequence[Bypass]) -> None:
+        """Those of one request. All of them stand in the audit when this returns. Raises ServiceUnavailable."""
         ...
 
 

@@ -82,8 +82,7 @@ async def _named(call: Call) -> Version | None:
 
 async def get_retention(call: Call) -> Answer:
     version = await _lockable(call)
-    lock = version.facts.lock
-    locks.check_readable(lock, locking=call.bucket.locking)
+    lock = locks.retention_of(version.facts.lock)
     return xml_answer(documents.write_retention(documents.Retention(lock.mode, lock.until)))
 
 
@@ -103,8 +102,7 @@ async def put_retention(call: Call) -> Answer:
 
 async def get_legal_hold(call: Call) -> Answer:
     version = await _lockable(call)
-    locks.check_readable(version.facts.lock, locking=call.bucket.locking, hold=True)
-    return xml_answer(documents.write_legal_hold(version.facts.lock.hold))
+    return xml_answer(documents.write_legal_hold(locks.hold_of(version.facts.lock)))
 
 
 async def put_legal_hold(call: Call) -> Answer:

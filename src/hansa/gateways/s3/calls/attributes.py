@@ -21,9 +21,7 @@ PARTS_MAX = 1000
 
 async def get_attributes(call: Call) -> Answer:
     bucket, headers = call.bucket, call.request.headers
-    wanted = {word.strip() for word in headers.get(ASKED, "").split(",") if word.strip()}
-    if not wanted or not wanted <= set(NAMES):
-        raise S3Error.argument(ASKED, headers.get(ASKED, ""), f"must name some of {', '.join(NAMES)}")
+    wanted = _wanted(headers.get(ASKED, ""))
     version = await seen(call)
     facts = version.facts
     encryptionrules.check_reader(facts.encryption, headers, secure=call.request.secure)
@@ -39,17 +37,28 @@ async def get_attributes(call: Call) -> Answer:
     return answer.extend(version_header(version, bucket.versioning))
 
 
+def _wanted(text: str) -> list[str]:
+    """Raises InvalidRequest for none, InvalidArgument for one that there is not."""
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    if not wanted:
+        raise S3Error.of("InvalidRequest", f"{ASKED}: must name some of {', '.join(NAMES)}.")
+    for name in wanted:
+        if name not in NAMES:
+            raise S3Error.argument(ASKED, name, f"must be one of {', '.join(NAMES)}")
+    return wanted
+
+
 def _parts(call: Call, version: Version) -> bytes:
     limit = min(_number(call, "x-amz-max-parts", PARTS_MAX), PARTS_MAX)
     after = _number(call, "x-amz-part-number-marker", 0)
     facts = version.facts
     rest = [piece for piece in facts.pieces if piece.number > after]
-    page, truncated = rest[:limit], len(rest) > limit
+    page, truncated = rest[:limit], 0 < limit < len(rest)
     return xml.element(
         "ObjectParts",
         xml.element("PartsCount", facts.multipart),
         xml.element("PartNumberMarker", after),
-        xml.maybe("NextPartNumberMarker", page[-1].number if page else None),
+        xml.element("NextPartNumberMarker", page[-1].number if page else 0),
         xml.element("MaxParts", limit),
         xml.flag("IsTruncated", truncated),
         *(_part(piece, facts) for piece in page),

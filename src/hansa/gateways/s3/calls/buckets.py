@@ -109,7 +109,13 @@ async def _abort_uploads(call: Call) -> None:
 
 async def head_bucket(call: Call) -> Answer:
     allow(call)
-    return empty(200, {"x-amz-bucket-region": call.bucket.region, "content-type": "application/xml"})
+    told = {
+        "x-amz-bucket-region": call.bucket.region,
+        "x-amz-bucket-arn": f"arn:aws:s3:::{call.bucket.name}",
+        "x-amz-access-point-alias": "false",
+        "content-type": "application/xml",
+    }
+    return empty(200, told)
 
 
 async def get_location(call: Call) -> Answer:

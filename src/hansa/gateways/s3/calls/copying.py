@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from hansa.errors import HansaError
 from hansa.gateways.s3.answers import XML, Answer
 from hansa.gateways.s3.answers import xml as xml_answer
+from hansa.gateways.s3.calls.heads import REDIRECT
 from hansa.gateways.s3.calls.intake import OBJECT_BYTES_MAX, Sealing, Taken, new_writer, stored, taken
 from hansa.gateways.s3.calls.listing import open_upload
 from hansa.gateways.s3.calls.lookup import bucket_named, check_owner, seen
@@ -42,7 +43,7 @@ Copied = tuple[bytes, dict[str, str]]  # the document, and headers that go with 
 PATIENCE_S = 3.0  # for how long a copy is waited for before blanks are sent
 BLANK_S = 5.0
 # What makes a copy of an object onto itself a change.
-_CHANGES = ("x-amz-storage-class", "x-amz-website-redirect-location", "x-amz-server-side-encryption")
+_CHANGES = ("x-amz-storage-class", REDIRECT, "x-amz-server-side-encryption")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +158,12 @@ def _directive(headers: Mapping[str, str], name: str) -> bool:
 
 
 def _facts(asked: Facts, source: Facts, *, replaces: bool, tags: bool) -> Facts:
-    """Of the copy: what it says itself where it replaces, else what the source says. Locks and grants are never copied."""
+    """Of the copy: what it says itself where it replaces, else what the source says. Locks and grants are never copied,
+    nor where a page redirects to: each object says that for itself."""
     if not replaces:
-        asked = replace(asked, headers=source.headers, metadata=source.metadata)
+        headers = {name: value for name, value in source.headers.items() if name != REDIRECT}
+        headers |= {name: value for name, value in asked.headers.items() if name == REDIRECT}
+        asked = replace(asked, headers=headers, metadata=source.metadata)
     return asked if tags else replace(asked, tags=source.tags)
 
 

@@ -15,7 +15,8 @@ async def preflight(call: Call) -> Answer:
     call.decided = True
     if call.view is None:
         raise S3Error.of("NoSuchBucket", BucketName=call.request.bucket)
-    return empty(200, cors.preflight(call.known.cors, call.request.headers))
+    thing = "OBJECT" if call.request.key else "BUCKET"
+    return empty(200, cors.preflight(call.known.cors, call.request.headers, thing=thing))
 
 
 def add_cors(answer: Answer, gateway: Gateway, request: Request, view: BucketView | None) -> None:

@@ -96,7 +96,7 @@ def object_headers(version: Version, versioning: Versioning) -> Headers:
         found["x-amz-version-id"] = version.id
     if facts.tags:
         found["x-amz-tagging-count"] = str(len(facts.tags))
-    if facts.lock.mode or facts.lock.hold:
+    if facts.lock.mode or facts.lock.hold is not None:
         found.update(locks.headers_of(facts.lock))
     if facts.replication:
         found["x-amz-replication-status"] = facts.replication

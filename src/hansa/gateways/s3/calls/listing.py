@@ -53,15 +53,15 @@ class Page:
 
 
 def read_page(call: Call, limit_name: str) -> Page:
-    encoding = call.field("encoding-type") or ""
-    if encoding not in ("", "url"):
+    encoding = call.field("encoding-type")
+    if encoding not in (None, "url"):
         raise S3Error.argument("encoding-type", encoding, "must be url, or left out")
     return Page(
         prefix=call.field("prefix") or "",
         delimiter=call.field("delimiter") or "",
         limit=read_limit(call, limit_name),
         shown=_encoded if encoding else str,
-        encoding=encoding,
+        encoding=encoding or "",
     )
 
 
@@ -231,10 +231,11 @@ def _version(version: Version, page: Page) -> bytes:
 
 async def list_uploads(call: Call) -> Answer:
     page = read_page(call, "max-uploads")
-    key, id = call.field("key-marker") or "", call.field("upload-id-marker") or ""
+    key = call.field("key-marker") or ""
+    id = (call.field("upload-id-marker") or "") if key else ""
     allow(call)
     found = await call.gateway.index.uploads(
-        call.bucket.uid, prefix=page.prefix, delimiter=page.delimiter, after_key=key, after_id=id if key else "",
+        call.bucket.uid, prefix=page.prefix, delimiter=page.delimiter, after_key=key, after_id=id,
         limit=max(page.limit, 1),
     )  # fmt: skip
     return xml_answer(
@@ -275,7 +276,7 @@ async def list_parts(call: Call) -> Answer:
     allow(call)
     upload = await open_upload(call)
     parts = await call.gateway.index.parts(upload.id, after=marker, limit=limit + 1)
-    shown, truncated = parts[:limit], len(parts) > limit
+    shown, truncated = parts[:limit], 0 < limit < len(parts)
     facts = upload.facts
     return xml_answer(
         xml.document(
@@ -287,7 +288,7 @@ async def list_parts(call: Call) -> Answer:
             write_owner(facts.owner, facts.owner_name),
             xml.element("StorageClass", facts.storage_class or STANDARD),
             xml.element("PartNumberMarker", marker),
-            xml.maybe("NextPartNumberMarker", shown[-1].piece.number if truncated and shown else None),
+            xml.element("NextPartNumberMarker", shown[-1].piece.number if shown else 0),
             xml.element("MaxParts", limit),
             xml.flag("IsTruncated", truncated),
             _checksum(facts),

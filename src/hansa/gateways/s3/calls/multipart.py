@@ -21,7 +21,7 @@ from hansa.gateways.s3.gateway import Call
 from hansa.gateways.s3.rules import encryptionrules, lifecycle, locks
 from hansa.gateways.s3.wire import checksums, documents, xml
 from hansa.gateways.s3.wire.checksums import FULL_OBJECT
-from hansa.gateways.s3.wire.conditions import WriteConditions
+from hansa.gateways.s3.wire.conditions import WriteConditions, check_initiated
 from hansa.gateways.s3.wire.documents import CompletedPart
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.records import Checksum, Facts, Lock, Part, Piece, Upload, Version
@@ -122,7 +122,7 @@ async def complete_upload(call: Call) -> Answer:
     pieces = await _pieces(call, upload, documents.read_completion(body))
     facts = replace(upload.facts, checksum=_checksum(call, upload, pieces), multipart=len(pieces))
     if not (facts.lock.mode or facts.lock.hold):
-        facts = replace(facts, lock=await lock_of(call, {}))
+        facts = replace(facts, lock=replace(await lock_of(call, {}), hold=facts.lock.hold))
     new = new_version(call, facts, pieces, etag=_etag(pieces))
     written = await complete(call, upload, new, conditions)
     version = written.version if written is not None else await _completed(call)
@@ -138,7 +138,8 @@ async def _completed(call: Call) -> Version | None:
 
 
 async def _pieces(call: Call, upload: Upload, listed: Sequence[CompletedPart]) -> tuple[Piece, ...]:
-    """The parts that the client lists, in order. Raises InvalidPart, EntityTooSmall."""
+    """The parts that the client lists, in order. Raises InvalidPart, InvalidRequest, EntityTooSmall."""
+    _check_listed(listed, upload.facts.checksum)
     there = await _parts(call, upload, listed[-1].number)
     pieces = tuple(_piece(there.get(part.number), part, upload.facts) for part in listed)
     least = call.gateway.settings.part_bytes_min
@@ -152,6 +153,16 @@ async def _pieces(call: Call, upload: Upload, listed: Sequence[CompletedPart]) -
                 ETag=piece.etag,
             )
     return pieces
+
+
+def _check_listed(listed: Sequence[CompletedPart], named: Checksum | None) -> None:
+    """Whoever says what a part's checksum is says it of each, where the object's is made of them. Who says it of none
+    leaves it to what was taken. Raises InvalidRequest."""
+    if named is None or named.form == FULL_OBJECT:
+        return
+    bare = [part.number for part in listed if named.algorithm not in part.checksums]
+    if bare and len(bare) < len(listed):
+        raise S3Error.of("InvalidRequest", f"Part {bare[0]}: its {named.algorithm} is missing, others have theirs.")
 
 
 async def _parts(call: Call, upload: Upload, last: int) -> dict[int, Piece]:
@@ -232,6 +243,7 @@ def write_checksum(checksum: Checksum | None) -> bytes:
 async def abort_upload(call: Call) -> Answer:
     allow(call)
     upload = await open_upload(call)
+    check_initiated(call.request.headers, upload.started)
     if not await call.gateway.index.abort(call.bucket.uid, upload.id, project=call.bucket.project):
         raise S3Error.of("NoSuchUpload", UploadId=upload.id)
     return empty(204)

@@ -6,6 +6,7 @@ is answered without asking who sends it, since it tells nothing but the rules th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ ENTRIES_MAX = 100  # of one list of a rule
 TEXT_MAX = 1024
 WANTED_MAX = 64  # headers that one preflight asks for
 METHODS = ("GET", "PUT", "HEAD", "POST", "DELETE")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # a token of HTTP, in lower case
 VARY = "Origin, Access-Control-Request-Headers, Access-Control-Request-Method"
 
 Headers = dict[str, str]
@@ -54,18 +56,24 @@ def headers_for(rules: Sequence[CorsRule], method: str, headers: Mapping[str, st
     return _answer(rule, origin) if rule is not None else {"vary": VARY}
 
 
-def preflight(rules: Sequence[CorsRule], headers: Mapping[str, str]) -> Headers:
-    """The answer to OPTIONS. Raises BadRequest for one that says too little, AccessForbidden when no rule fits."""
+def preflight(rules: Sequence[CorsRule], headers: Mapping[str, str], *, thing: str = "BUCKET") -> Headers:
+    """The answer to OPTIONS. `thing`: what is asked about, as refusals call it.
+
+    Raises BadRequest for one that says too little, AccessForbidden when no rule fits.
+    """
     origin, method = headers.get("origin"), headers.get("access-control-request-method")
     if not origin:
         raise S3Error.of("BadRequest", "Origin: a preflight request needs this header.")
+    if not rules:
+        asked = method if method in METHODS else "OPTIONS"
+        raise S3Error.of("AccessForbidden", "The bucket has no CORS rules.", Method=asked, ResourceType="BUCKET")
     if method not in METHODS:
         raise S3Error.of("BadRequest", f"Access-Control-Request-Method: must be one of {', '.join(METHODS)}.")
     wanted = _wanted(headers.get("access-control-request-headers", ""))
     for rule in rules:
         if fits(rule, origin, method, wanted):
             return _answer(rule, origin) | ({"access-control-allow-headers": ", ".join(wanted)} if wanted else {})
-    raise S3Error.of("AccessForbidden", Method=method, ResourceType="BUCKET").with_headers({"vary": VARY})
+    raise S3Error.of("AccessForbidden", Method=method, ResourceType=thing).with_headers({"vary": VARY})
 
 
 def _wanted(text: str) -> list[str]:
@@ -73,6 +81,9 @@ def _wanted(text: str) -> list[str]:
     names = list(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
     if len(names) > WANTED_MAX:
         raise S3Error.of("BadRequest", f"Access-Control-Request-Headers: takes at most {WANTED_MAX} names.")
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise S3Error.of("BadRequest", f"Access-Control-Request-Headers: {name[:64]!r} is no name of a header.")
     return names
 
 

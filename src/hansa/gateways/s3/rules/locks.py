@@ -80,7 +80,7 @@ def lock_of_new(headers: Mapping[str, str], setting: LockSetting, now: float) ->
     if hold and hold not in ("ON", "OFF"):
         raise S3Error.argument(HOLD, hold, "must be ON or OFF")
     lock = Lock(mode, _future(until, UNTIL, now)) if mode else default_lock(setting, now)
-    return replace(lock, hold=hold == "ON")
+    return replace(lock, hold=hold == "ON" if hold else None)
 
 
 def default_lock(setting: LockSetting, now: float) -> Lock:
@@ -154,15 +154,21 @@ def is_weaker(old: Lock, new: Lock, now: float) -> bool:
 def headers_of(lock: Lock) -> dict[str, str]:
     """What GET and HEAD tell of a lock, past ones included, as S3 does."""
     found = {MODE: lock.mode, UNTIL: iso_date(lock.until)} if lock.mode else {}
-    return found | ({HOLD: "ON"} if lock.hold else {})
+    return found if lock.hold is None else found | {HOLD: "ON" if lock.hold else "OFF"}
 
 
-def check_readable(lock: Lock, *, locking: bool, hold: bool = False) -> None:
-    """Of GetObjectRetention and GetObjectLegalHold. Raises InvalidRequest, NoSuchObjectLockConfiguration."""
-    if not locking:
-        raise no_configuration()
-    if not hold and not lock.mode:
+def retention_of(lock: Lock) -> Lock:
+    """Of GetObjectRetention. Raises NoSuchObjectLockConfiguration where there is none."""
+    if not lock.mode:
         raise S3Error.of("NoSuchObjectLockConfiguration")
+    return lock
+
+
+def hold_of(lock: Lock) -> bool:
+    """Of GetObjectLegalHold: whether it is on. Raises NoSuchObjectLockConfiguration where none was ever set."""
+    if lock.hold is None:
+        raise S3Error.of("NoSuchObjectLockConfiguration")
+    return lock.hold
 
 
 def no_configuration() -> S3Error:

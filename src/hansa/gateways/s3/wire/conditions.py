@@ -17,6 +17,7 @@ from hansa.objectindex.records import Version
 
 Headers = Mapping[str, str]  # lower-case names
 _OF_READS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"))
+INITIATED = "x-amz-if-match-initiated-time"
 
 
 def check_read(headers: Headers, etag: str, modified: float, *, told: Mapping[str, str] | None = None) -> None:
@@ -108,6 +109,13 @@ class DeleteConditions:
             raise S3Error.of("PreconditionFailed", Condition="If-Match-Last-Modified-Time")
         if self.size is not None and size != self.size:
             raise S3Error.of("PreconditionFailed", Condition="If-Match-Size")
+
+
+def check_initiated(headers: Headers, started: float) -> None:
+    """Of aborting an upload: that it began in that second. Raises PreconditionFailed, InvalidArgument."""
+    at = _moment(INITIATED, headers.get(INITIATED, ""))
+    if at is not None and int(at) != int(started):
+        raise S3Error.of("PreconditionFailed", Condition="If-Match-Initiated-Time")
 
 
 _OF_A_BODY = frozenset(("content-length", "content-type", "content-encoding", "content-range"))

@@ -2,7 +2,8 @@
 
 A request is sorted by method, by what its path names (service, bucket or object) and by its *subresource*: the one
 query field that turns the address into another thing (`?tagging`, `?uploads`). What is not in the table is answered
-NotImplemented, so that a configuration we do not know is never taken for an object and never overwrites one.
+NotImplemented, so that a configuration we do not know is never taken for an object and never overwrites one; a thing that
+we know has a method too few: MethodNotAllowed.
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ def route(method: str, bucket: str, key: str, query: Mapping[str, str], *, copie
     """The operation of a request; `copies`: it carries x-amz-copy-source.
 
     An operation that is not `supported` comes back too, so that the caller can first check who asks.
-    Raises MethodNotAllowed, NotImplemented for a subresource that is not in the table, InvalidArgument for two.
+    Raises MethodNotAllowed, NotImplemented for a subresource that is not in the table, InvalidArgument for two,
+    InvalidRequest for a listing of a bucket that is asked of an object.
     """
     if method not in METHODS:
         raise S3Error.of("MethodNotAllowed", Method=method[:16]).with_headers({"allow": ", ".join(METHODS)})
@@ -222,6 +224,7 @@ def route(method: str, bucket: str, key: str, query: Mapping[str, str], *, copie
         selector += "+id"
     operation = TABLE.get((level, method, selector))
     if operation is None:
+        _check_listing(method, level, selector)
         raise _unknown(method, level, selector)
     return operation
 
@@ -240,7 +243,8 @@ def _subresource(method: str, level: Level, query: Mapping[str, str]) -> str:
             if found:
                 raise S3Error.argument("ResourceType", name, f"{found} and {name} cannot be asked for together")
             found = name
-        elif name not in parameters and name not in _OLD_SIGNATURE and not _harmless(method, name, value):
+        elif name not in parameters and name not in _OLD_SIGNATURE and not _harmless(method, level, name, value):
+            _check_listing(method, level, name)
             raise _unknown(method, level, name)
     return _second_list(found, query)
 
@@ -250,18 +254,35 @@ def _second_list(found: str, query: Mapping[str, str]) -> str:
     return "" if found == "list-type" and query["list-type"] != "2" else found
 
 
-def _harmless(method: str, name: str, value: str) -> bool:
+def _harmless(method: str, level: Level, name: str, value: str) -> bool:
     """Whether an unknown field may be passed over.
 
     Names with `x-` are the signature's, headers moved into the address, and marks of clients' own. A reader may append
-    fields with a value (against caches). Without a value, or on a write, it could be a subresource of tomorrow.
+    fields with a value (against caches). Without a value, or on a write, it could be a subresource of tomorrow; and what
+    is one of a bucket is never an object's.
     """
-    return name[:2] in ("x-", "X-") or (method in ("GET", "HEAD") and bool(value))
+    if name[:2] in ("x-", "X-"):
+        return True
+    return method in ("GET", "HEAD") and bool(value) and (level != "object" or name not in _OF_BUCKETS)
+
+
+# What is offered for buckets alone. `list-type` is left out: it chooses between two forms of what has no subresource.
+_OF_BUCKETS = (
+    frozenset(key for (level, _, key), it in TABLE.items() if level == "bucket" and it.supported)
+    - _SUBRESOURCES["object"]
+    - {"", "list-type"}
+)
+
+
+def _check_listing(method: str, level: Level, name: str) -> None:
+    """A client that lists uploads or versions means a bucket: one that names a key besides is told so."""
+    if method == "GET" and level == "object" and name in ("uploads", "versions"):
+        raise S3Error.of("InvalidRequest", f"?{name} lists what is in a bucket; leave the key out and give a prefix.")
 
 
 def _unknown(method: str, level: Level, selector: str) -> S3Error:
-    if not selector:
-        allowed = [word for word in METHODS if (level, word, "") in TABLE]
+    allowed = [word for word in METHODS if (served := TABLE.get((level, word, selector))) and served.supported]
+    if allowed:
         return S3Error.of("MethodNotAllowed", Method=method, ResourceType=level.upper()).with_headers(
             {"allow": ", ".join(allowed)}
         )

@@ -259,7 +259,9 @@ def _from_address(request: Request, now: float) -> Claim:
 
 def _require_in_time(expires: str, at: float, now: float) -> None:
     """An address that never could be valid is refused like one that is valid no more: 403."""
-    seconds = int(expires) if expires.isascii() and expires.isdigit() and len(expires) <= 9 else 0
+    if not expires.removeprefix("-").isdecimal() or not expires.isascii():
+        raise _bad_query("X-Amz-Expires must be a number of seconds")
+    seconds = int(expires) if len(expires) < 10 else 0
     if not 1 <= seconds <= EXPIRES_S_MAX:
         raise S3Error.of("AccessDenied", f"X-Amz-Expires must be 1 to {EXPIRES_S_MAX} seconds.")
     if at - now > SKEW_S:
