@@ -159,6 +159,10 @@ async def test_what_is_offered_to_threads_is_the_same(blobs: BlobEngine) -> None
     await blobs.delete(id)
     assert reader.read(5, 2_000_000) == data[5:2_000_005] and reader.read(2_999_990, 100) == data[-10:]
     assert reader.at_hand(10, 100) == data[10:110] and reader.at_hand(2_999_990, 100) in {None, data[-10:]}
+    room = memoryview(bytearray(1_000_000))
+    assert reader.fill(7, room, waits=True) and room == data[7:1_000_007]
+    assert reader.fill(2_000_000, room, waits=False) and room == data[2_000_000:]
+    assert not reader.fill(2_000_001, room, waits=True) and not reader.fill(3_000_000, room, waits=False)
     reader.close()
     with pytest.raises(NotFound):
         blobs.open(ABSENT)

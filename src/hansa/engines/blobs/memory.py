@@ -114,5 +114,10 @@ class MemoryReader:
     def at_hand(self, start: int, length: int) -> bytes | None:
         return self.read(start, length)
 
+    def fill(self, start: int, room: memoryview, *, waits: bool) -> bool:
+        found = self._data[start : start + len(room)]
+        room[: len(found)] = found
+        return len(found) == len(room)
+
     def close(self) -> None:
         """Nothing is held open."""

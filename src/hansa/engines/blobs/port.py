@@ -98,6 +98,11 @@ class DirectReader(Protocol):
         """The same without waiting for a disk; None when that cannot be."""
         ...
 
+    def fill(self, start: int, room: memoryview, *, waits: bool) -> bool:
+        """All of `room`, from `start` on. False when the blob ends before that, or when it would have to wait for a disk
+        and may not. Raises Retry."""
+        ...
+
     def close(self) -> None: ...
 
 
