@@ -153,7 +153,10 @@ async def test_what_is_offered_to_threads_is_the_same(blobs: BlobEngine) -> None
     id, data = new_id(), os.urandom(3_000_000)
     writer = await blobs.writer(id, len(data))
     assert isinstance(writer, DirectWriter)
-    await asyncio.to_thread(writer.append, [data[:1_000_000], b"", data[1_000_000:]])
+    lot = bytearray(data[:1_000_000])
+    await asyncio.to_thread(writer.append, [memoryview(lot), b""])
+    lot[:] = bytes(len(lot))  # the caller's again
+    await asyncio.to_thread(writer.append, [data[1_000_000:]])
     assert await writer.finish() == len(data) and await read(blobs, id) == data
     reader = blobs.open(id)
     await blobs.delete(id)

@@ -82,6 +82,12 @@ def test_the_first_of_a_range_ends_where_a_segment_ends(start: int, length: int,
     assert until == end or first.count == count
 
 
+def test_a_segment_is_sealed_into_memory_of_the_callers() -> None:
+    room = bytearray(WHOLE)
+    Cipher(KEY, PLACE, ID).seal_into(1, memoryview(PLAIN)[SEGMENT : 2 * SEGMENT], memoryview(room), last=False)
+    assert room == STORED[whole(1)]
+
+
 def test_a_segment_is_opened_into_memory_of_the_callers() -> None:
     cipher, room = Cipher(KEY, PLACE, ID), bytearray(SEGMENT)
     cipher.open_into(1, STORED[whole(1)], memoryview(room), last=False)

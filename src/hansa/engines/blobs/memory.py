@@ -84,10 +84,10 @@ class MemoryWriter:
         self._parts: list[bytes] | None = []
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.append([bytes(data)])
+        self.append([memoryview(data)])
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        self._open().extend(parts)
+    def append(self, parts: Sequence[bytes | memoryview]) -> None:
+        self._open().extend(bytes(part) for part in parts)
 
     def _open(self) -> list[bytes]:
         if self._parts is None:

@@ -82,8 +82,8 @@ class BlobEngine(Protocol):
 class DirectWriter(Protocol):
     """A `BlobWriter` that a thread may write to while it hashes and seals: one thread at a time."""
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        """As `BlobWriter.write`."""
+    def append(self, parts: Sequence[bytes | memoryview]) -> None:
+        """As `BlobWriter.write`. Afterwards the memory of the parts is the caller's again."""
         ...
 
 

@@ -73,7 +73,7 @@ class Content:
         named = encryption.key if encryption is not None and encryption.mode == "aws:kms" else ""
         fresh = self.keyring.fresh(place, name=named, customer_key=customer_key)
         id = new_id(self._clock.now())
-        return ContentWriter(self.blobs, self._threads, fresh, id, size, digests, number)
+        return ContentWriter(self.blobs, self._threads, self._desk, fresh, id, size, digests, number)
 
     async def read(
         self, place: Place, version: Version, start: int = 0, length: int | None = None, *,
@@ -232,24 +232,24 @@ class ContentWriter:
     """Takes the plain bytes of one piece. Ends with `finish` or `discard`; after an error only `discard` is left."""
 
     def __init__(
-        self, blobs: BlobEngine, threads: ThreadPoolExecutor, fresh: Fresh, id: str, size: int | None,
+        self, blobs: BlobEngine, threads: ThreadPoolExecutor, desk: _Desk, fresh: Fresh, id: str, size: int | None,
         digests: Sequence[Digest], number: int,
     ) -> None:  # fmt: skip
         self._blobs, self._threads, self._fresh, self._id = blobs, threads, fresh, id
         self._expected, self._digests, self._number = size, digests, number
-        self._sealing = _Sealing(fresh.cipher(bytes.fromhex(id)), digests)
-        self._held: list[bytes | memoryview] = []
+        self._sealing = _Sealing(fresh.cipher(bytes.fromhex(id)), digests, desk)
+        self._held: list[Plain] = []
         self._held_bytes = 0
         self._blob: BlobWriter | None = None
-        self._job: asyncio.Task[None] | None = None
+        self._job: asyncio.Future[None] | None = None
         self.size = 0
 
-    async def feed(self, data: bytes | memoryview) -> None:
+    async def feed(self, data: Plain) -> None:
         """Waits while a lot before this one is still on its way. Raises Retry, Exhausted."""
         self._held.append(data)
         self._held_bytes += len(data)
         self.size += len(data)
-        if self._held_bytes > LOT:
+        while self._held_bytes > LOT:  # the last lot is not empty: what is in it must be known to be the last
             await self._send(last=False)
 
     async def finish(self) -> Piece:
@@ -282,67 +282,85 @@ class ContentWriter:
         return Piece(self.size, len(sealed), "", sealed, sealed_key, self._number)
 
     async def _send(self, *, last: bool) -> None:
-        """Hands what is held to a job, after the one before."""
+        """Hands a lot of what is held to a job, after the one before."""
         await self._sent()
         if self._blob is None:
             expected = None if self._expected is None else segments.stored_size(self._expected)
             self._blob = await self._blobs.writer(self._id, expected)
-        held, self._held, self._held_bytes = self._held, [], 0
-        self._job = asyncio.create_task(self._store(self._blob, held, last))
+        lot, self._held = _first(self._held, LOT)
+        self._held_bytes -= min(LOT, self._held_bytes)
+        if isinstance(self._blob, DirectWriter):
+            loop = asyncio.get_running_loop()
+            self._job = loop.run_in_executor(self._threads, self._sealing.append, lot, last, self._blob)
+        else:
+            self._job = asyncio.create_task(self._store(self._blob, lot, last))
 
     async def _sent(self) -> None:
         if self._job is not None:
             await asyncio.shield(self._job)
             self._job = None
 
-    async def _store(self, blob: BlobWriter, held: list[bytes | memoryview], last: bool) -> None:
+    async def _store(self, blob: BlobWriter, lot: list[Plain], last: bool) -> None:
         loop = asyncio.get_running_loop()
-        if isinstance(blob, DirectWriter):
-            await loop.run_in_executor(self._threads, self._sealing.append, held, last, blob)
-            return
-        for part in await loop.run_in_executor(self._threads, self._sealing.lot, held, last):
-            await blob.write(part)
-
-
-class _Sealing:
-    """What runs in the threads, one job of a stream after the other. A full segment waits until it is known whether it
-    is the last one."""
-
-    def __init__(self, cipher: Cipher, digests: Sequence[Digest]) -> None:
-        self._cipher, self._digests = cipher, digests
-        self._rest = b""
-        self._number = 0
-        self.crc = 0
-
-    def append(self, held: Sequence[bytes | memoryview], last: bool, blob: DirectWriter) -> None:
-        blob.append(self.lot(held, last))
-
-    def lot(self, held: Sequence[bytes | memoryview], last: bool) -> list[bytes]:
-        plain = b"".join((self._rest, *held))
-        view = memoryview(plain)
-        for digest in self._digests:
-            digest.update(view[len(self._rest) :])
-        full = max(0, len(plain) - 1) // SEGMENT
-        sealed = [] if self._number else [HEADER]
-        sealed += [self._seal(view[n * SEGMENT : (n + 1) * SEGMENT], last=False) for n in range(full)]
-        self._rest = plain[full * SEGMENT :]
-        if last:
-            sealed.append(self._seal(memoryview(self._rest), last=True))
-        for part in sealed:
-            self.crc = checksums.crc32c(part, self.crc)
-        return sealed
-
-    def _seal(self, plain: memoryview, *, last: bool) -> bytes:
-        sealed = self._cipher.seal(self._number, plain, last=last)
-        self._number += 1
-        return sealed
+        await blob.write(await loop.run_in_executor(self._threads, self._sealing.copied, lot, last))
 
 
 class _Desk(threading.local):
     """What a thread works with, one lot after the other."""
 
     def __init__(self) -> None:
-        self.sealed = bytearray(WHOLE)
+        self.plain, self.sealed = bytearray(LOT), bytearray(len(HEADER) + LOT_SEGMENTS * WHOLE)
+
+
+class _Sealing:
+    """What runs in the threads, one job of a stream after the other: full lots, and the last one."""
+
+    def __init__(self, cipher: Cipher, digests: Sequence[Digest], desk: _Desk) -> None:
+        self._cipher, self._digests, self._desk = cipher, digests, desk
+        self._number = 0
+        self.crc = 0
+
+    def append(self, lot: Sequence[Plain], last: bool, blob: DirectWriter) -> None:
+        blob.append([self._sealed(lot, last)])
+
+    def copied(self, lot: Sequence[Plain], last: bool) -> bytes:
+        return bytes(self._sealed(lot, last))
+
+    def _sealed(self, lot: Sequence[Plain], last: bool) -> memoryview:
+        """On the thread's desk, until its next lot."""
+        plain, room, end = self._laid(lot), memoryview(self._desk.sealed), 0
+        for digest in self._digests:
+            digest.update(plain)
+        if not self._number:
+            end = len(HEADER)
+            room[:end] = HEADER
+        for begin in range(0, max(1, len(plain)), SEGMENT):
+            some = plain[begin : begin + SEGMENT]
+            begun, end = end, end + len(some) + TAG
+            ends = last and begin + SEGMENT >= len(plain)
+            self._cipher.seal_into(self._number, some, room[begun:end], last=ends)
+            self._number += 1
+        self.crc = checksums.crc32c(room[:end], self.crc)
+        return room[:end]
+
+    def _laid(self, lot: Sequence[Plain]) -> memoryview:
+        """The parts of a lot, one behind the other."""
+        room, end = memoryview(self._desk.plain), 0
+        for part in lot:
+            begun, end = end, end + len(part)
+            room[begun:end] = part
+        return room[:end]
+
+
+def _first(held: list[Plain], size: int) -> tuple[list[Plain], list[Plain]]:
+    """The first `size` bytes, and the others."""
+    left = size
+    for n, data in enumerate(held):
+        if left <= len(data):
+            view = memoryview(data)
+            return [*held[:n], view[:left]], [view[left:], *held[n + 1 :]] if left < len(data) else held[n + 1 :]
+        left -= len(data)
+    return held, []
 
 
 def new_id(now: float) -> str:

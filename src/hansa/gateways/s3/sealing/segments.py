@@ -113,6 +113,11 @@ class Cipher:
     def seal(self, number: int, plain: bytes | memoryview, *, last: bool) -> bytes:
         return self._aead.encrypt(*self._words(number, plain, last))
 
+    def seal_into(self, number: int, plain: memoryview, room: memoryview, *, last: bool) -> None:
+        """The same into memory of the caller's, of just the size."""
+        nonce, data, bound = self._words(number, plain, last)
+        self._aead.encrypt_into(nonce, data, bound, room)
+
     def open(self, number: int, sealed: bytes | memoryview, *, last: bool) -> bytes:
         """Raises Damaged."""
         try:
