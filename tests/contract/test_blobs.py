@@ -153,12 +153,19 @@ async def test_what_is_offered_to_threads_is_the_same(blobs: BlobEngine) -> None
     id, data = new_id(), os.urandom(3_000_000)
     writer = await blobs.writer(id, len(data))
     assert isinstance(writer, DirectWriter)
-    await asyncio.to_thread(writer.append, [data[:1_000_000], b"", data[1_000_000:]])
+    lot = bytearray(data[:1_000_000])
+    await asyncio.to_thread(writer.append, [memoryview(lot), b""])
+    lot[:] = bytes(len(lot))  # the caller's again
+    await asyncio.to_thread(writer.append, [data[1_000_000:]])
     assert await writer.finish() == len(data) and await read(blobs, id) == data
     reader = blobs.open(id)
     await blobs.delete(id)
     assert reader.read(5, 2_000_000) == data[5:2_000_005] and reader.read(2_999_990, 100) == data[-10:]
     assert reader.at_hand(10, 100) == data[10:110] and reader.at_hand(2_999_990, 100) in {None, data[-10:]}
+    room = memoryview(bytearray(1_000_000))
+    assert reader.fill(7, room, waits=True) and room == data[7:1_000_007]
+    assert reader.fill(2_000_000, room, waits=False) and room == data[2_000_000:]
+    assert not reader.fill(2_000_001, room, waits=True) and not reader.fill(3_000_000, room, waits=False)
     reader.close()
     with pytest.raises(NotFound):
         blobs.open(ABSENT)

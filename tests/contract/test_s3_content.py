@@ -20,7 +20,7 @@ from hansa.engines.blobs.memory import MemoryBlobs
 from hansa.engines.blobs.objectstore import ObjectStoreBlobs
 from hansa.engines.blobs.port import BlobEngine
 from hansa.errors import Exhausted, HansaError, NotFound, Retry
-from hansa.gateways.s3.sealing.content import INLINE_MAX, LOT, Content, whole
+from hansa.gateways.s3.sealing.content import INLINE_MAX, LOT, ROOMS, Content, whole
 from hansa.gateways.s3.sealing.segments import SEGMENT, Damaged, Place, stored_size
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.open import open_index
@@ -116,7 +116,7 @@ def test_any_range_of_any_pieces_comes_out(sizes: list[int], start: float, lengt
         data = b"".join(bodies)
         begin, count = int(start * len(data)), int(length * len(data))
         parts = [bytes(part) async for part in content.read(PLACE, version(*pieces), begin, count)]
-        assert b"".join(parts) == data[begin : begin + count] and all(0 < len(part) <= SEGMENT for part in parts)
+        assert b"".join(parts) == data[begin : begin + count] and all(0 < len(part) <= LOT for part in parts)
         at_hand = content.at_hand(PLACE, version(*pieces), begin, min(count, len(data) - begin))
         assert at_hand is None or bytes(at_hand) == data[begin : begin + count]
         await content.close()
@@ -128,6 +128,35 @@ async def test_small_objects_are_at_hand(content: Content) -> None:
     piece = await put(content, b"small")
     assert bytes(content.at_hand(PLACE, version(piece), 1, 3) or b"") == b"mal"
     assert content.at_hand(PLACE, version(piece, piece), 1, 3) is None
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, LOT), (5, LOT - 5), (SEGMENT - 1, 2), (LOT, 7), (SEGMENT, LOT)])
+async def test_a_lot_is_at_hand(content: Content, start: int, length: int) -> None:
+    data = os.urandom(2 * LOT)
+    piece = await put(content, data)
+    found = content.lot_at_hand(PLACE, version(piece), start, length)
+    assert found is None if content.blobs.name == "objectstore" else bytes(found or b"") == data[start : start + length]
+
+
+async def test_what_is_no_lot_is_not_at_hand(content: Content) -> None:
+    small, large = await put(content, b"small"), await put(content, b"x" * 2 * LOT)
+    assert content.lot_at_hand(PLACE, version(small), 0, 5) is None
+    assert content.lot_at_hand(PLACE, version(large, large), 0, LOT) is None
+    assert content.lot_at_hand(PLACE, version(large), 1, LOT) is None, "it begins in one lot and ends in the next"
+    assert content.lot_at_hand(PLACE, version(large), 0, LOT + 1) is None
+
+
+async def test_nothing_changes_in_a_part_that_somebody_still_holds(content: Content) -> None:
+    """Though memory is used again: whoever sends a part holds it until the client has taken it."""
+    data = os.urandom((ROOMS + 8) * LOT)
+    piece = await put(content, data)
+    held = [part async for part in content.read(PLACE, version(piece))]
+    again = [content.lot_at_hand(PLACE, version(piece), 0, LOT) for _ in range(2)]
+    assert b"".join(held) == data and (again == [None, None] or content.blobs.name == "objectstore")
+    held.clear()
+    if content.blobs.name != "objectstore":
+        one, two = (content.lot_at_hand(PLACE, version(piece), at * LOT, LOT) for at in range(2))
+        assert (one, two) == (data[:LOT], data[LOT : 2 * LOT])
 
 
 async def test_keys_that_are_disabled_or_lacking_store_and_read_nothing(content: Content, keys: Keys) -> None:
@@ -248,7 +277,7 @@ async def test_a_client_that_goes_away_leaves_nothing(content: Content, blobs: B
             await task
             raise asyncio.CancelledError  # a reader that was done before
     stream = content.read(PLACE, version(piece))
-    assert len(await anext(stream)) == SEGMENT
+    assert len(await anext(stream)) in {SEGMENT, LOT}
     await stream.aclose()
     assert [blob.id async for blob in blobs.all()] == [piece.blob]
     assert (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())) == (files, tasks)
@@ -284,19 +313,20 @@ async def test_what_has_to_come_from_the_disk_follows_what_is_in_memory(
 ) -> None:
     left = at_hand
 
-    def forgetful(self: FileReader, start: int, length: int) -> bytes | None:
+    def forgetful(self: FileReader, start: int, room: memoryview, *, waits: bool) -> bool:
         nonlocal left
-        left -= 1
-        return self.read(start, length) if left >= 0 else None
+        left -= not waits
+        return fill(self, start, room, waits=waits) if waits or left >= 0 else False
 
     engine = FileBlobs(tmp_path / "blobs", reserve=0)
     content = Content(index, engine, keys)
     data = os.urandom(3 * LOT + 1000)
     it = version(await put(content, data))
-    monkeypatch.setattr(FileReader, "at_hand", forgetful)
+    fill = FileReader.fill
+    monkeypatch.setattr(FileReader, "fill", forgetful)
     for start, length in ((0, len(data)), (SEGMENT - 7, 2 * LOT)):
         left = at_hand
         parts = [bytes(part) async for part in content.read(PLACE, it, start, length)]
-        assert b"".join(parts) == data[start : start + length] and max(map(len, parts)) <= SEGMENT
+        assert b"".join(parts) == data[start : start + length] and max(map(len, parts)) <= LOT and left < 0
     await content.close()
     await engine.close()

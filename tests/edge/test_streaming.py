@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hansa.edge import guest, streaming
 from hansa.edge.guest import MESSAGE_BYTES_MAX, Limits
 from hansa.edge.server import Server, make_server
 from hansa.edge.streaming import StreamingHttp
+from hansa.edge.taking import HELD_MAX
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +74,60 @@ async def place(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
         await asyncio.sleep(0.01)
     yield Place(server, listener.getsockname()[1], held)
     held.set()
+    server.should_exit = True
+    async with asyncio.timeout(20):
+        await serving
+
+
+@dataclass
+class Taken:
+    """An application that keeps what it is sent. `gone`: clients that left before it had all of it."""
+
+    server: Server
+    port: int
+    bodies: list[bytes] = field(default_factory=list)
+    may_ask: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: int = 0
+
+    async def send(self, *pieces: bytes) -> bytes:
+        """All that the application was sent, over one connection: it stays open until the last answer."""
+        before = b"".join(pieces).count(b" HTTP/1.1\r\n")
+        self.bodies.clear()
+        async with asyncio.timeout(30):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            while len(self.bodies) < before:
+                await asyncio.sleep(0.005)
+            writer.close()
+        return self.bodies[-1]
+
+
+@pytest.fixture
+async def taken() -> AsyncIterator[Taken]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await found.may_ask.wait()
+        pieces, more = [], True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                found.gone += 1
+                return
+            pieces.append(message["body"])
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+        found.bodies.append(b"".join(pieces))
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    server = make_server(app, Limits(50, 20), None, http=StreamingHttp)
+    found = Taken(server, listener.getsockname()[1])
+    found.may_ask.set()
+    serving = asyncio.create_task(server.serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield found
     server.should_exit = True
     async with asyncio.timeout(20):
         await serving
@@ -201,3 +257,47 @@ async def test_a_connection_goes_on_until_one_side_closes_it() -> None:
     assert said.count(b"HTTP/1.1 200 OK") == 2 and said.count(b"connection: close") == 1
     said, _ = await answered(answering(head(200, content_length="1", connection="close"), body(b"a")), both)
     assert said.count(b"HTTP/1.1 200 OK") == 1
+
+
+async def test_a_body_comes_whole_in_pieces_of_any_size(taken: Taken) -> None:
+    data = os.urandom(3 << 20)
+    for size in (1, 1000, 70_000, 3 << 20):
+        some = data[: size * 50]
+        pieces = [some[at : at + size] for at in range(0, len(some), size)]
+        assert await taken.send(put("/", len(some)), *pieces) == some
+    chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (data[:5], data[5:200_000], data[200_000:])]
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert await taken.send(head, *chunks, b"0\r\n\r\n") == data
+
+
+async def test_two_bodies_that_are_sent_at_once_are_not_mixed(taken: Taken) -> None:
+    one, two = os.urandom(700_000), os.urandom(900_000)
+    await taken.send(put("/", len(one)) + one + put("/", len(two)) + two)
+    assert taken.bodies == [one, two]
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told(taken: Taken) -> None:
+    head = b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", taken.port)
+    writer.write(head)
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"abc")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+    assert taken.bodies == [b"abc"]
+
+
+async def test_little_is_held_for_who_does_not_ask_and_nothing_for_who_has_left(taken: Taken) -> None:
+    taken.may_ask.clear()
+    _, writer = await asyncio.open_connection("127.0.0.1", taken.port)
+    writer.write(put("/", 64 << 20) + bytes(64 << 20))
+    await asyncio.sleep(0.5)
+    (connection,) = taken.server.server_state.connections
+    assert isinstance(connection, StreamingHttp) and connection._taking is not None
+    assert HELD_MAX < connection._taking._held <= HELD_MAX + (256 << 10) and connection.flow.read_paused
+    writer.transport.abort()
+    taken.may_ask.set()
+    async with asyncio.timeout(5):
+        while not taken.gone:
+            await asyncio.sleep(0.01)
+    assert connection._taking._held == 0 and not taken.bodies

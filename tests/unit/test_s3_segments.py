@@ -21,8 +21,8 @@ from hansa.gateways.s3.sealing.segments import (
     Damaged,
     Place,
     SealedKey,
+    first_of,
     plan,
-    rest,
     segments_of,
     split,
     stored_size,
@@ -63,27 +63,38 @@ def test_any_range_comes_back(start: int, length: int) -> None:
     assert run.stored <= length + 2 * WHOLE, "at most one segment more at each end"
 
 
-@given(start=edges, length=edges | st.integers(1, len(PLAIN)), seen=st.integers(0, 3))
-def test_a_range_goes_on_from_any_of_its_segments(start: int, length: int, seen: int) -> None:
+@given(start=edges, length=edges | st.integers(1, len(PLAIN)), count=st.integers(1, 3))
+def test_a_range_is_opened_in_parts(start: int, length: int, count: int) -> None:
     length = min(max(length, 1), len(PLAIN) - start)
-    run = plan(len(PLAIN), start, length)
-    ones = list(split(run, len(PLAIN), 1))
-    before, one = ones[:seen], ones[min(seen, len(ones) - 1)]
-    left = rest(run, one, len(PLAIN))
-    cipher = Cipher(KEY, PLACE, ID)
-    plain = b"".join(cipher.open_run(left, len(PLAIN), STORED[left.at : left.at + left.stored]))
-    done = sum(each.take for each in before[: min(seen, len(ones) - 1)])
-    assert plain == PLAIN[start + done : start + length]
-    parts = list(split(run, len(PLAIN), 2))
-    assert sum(part.take for part in parts) == length and all(part.count <= 2 for part in parts)
-    assert (
-        b"".join(opened(STORED, len(PLAIN), _begin(part), part.take) for part in parts) == PLAIN[start : start + length]
-    )
+    parts = list(split(plan(len(PLAIN), start, length), len(PLAIN), count))
+    assert sum(part.take for part in parts) == length and all(part.count <= count for part in parts)
+    assert b"".join(opened(STORED, len(PLAIN), part.begin, part.take) for part in parts) == PLAIN[start:][:length]
     assert [part.at for part in parts[1:]] == [part.at + part.stored for part in parts[:-1]]
+    assert parts[0].begin == start
 
 
-def _begin(run: segments.Run) -> int:
-    return run.first * SEGMENT + run.skip
+@given(start=edges | st.integers(0, len(PLAIN) - 1), length=edges | st.integers(1, len(PLAIN)), count=st.integers(1, 5))
+def test_the_first_of_a_range_ends_where_a_segment_ends(start: int, length: int, count: int) -> None:
+    end = start + min(max(length, 1), len(PLAIN) - start)
+    first = first_of(len(PLAIN), start, end, count)
+    until = start + first.take
+    assert first.begin == start and first.count <= count and (until == end or (until < end and until % SEGMENT == 0))
+    assert until == end or first.count == count
+
+
+def test_a_segment_is_sealed_into_memory_of_the_callers() -> None:
+    room = bytearray(WHOLE)
+    Cipher(KEY, PLACE, ID).seal_into(1, memoryview(PLAIN)[SEGMENT : 2 * SEGMENT], memoryview(room), last=False)
+    assert room == STORED[whole(1)]
+
+
+def test_a_segment_is_opened_into_memory_of_the_callers() -> None:
+    cipher, room = Cipher(KEY, PLACE, ID), bytearray(SEGMENT)
+    cipher.open_into(1, STORED[whole(1)], memoryview(room), last=False)
+    assert room == PLAIN[SEGMENT : 2 * SEGMENT]
+    for number, last, stored in ((2, False, STORED), (1, True, STORED), (1, False, flipped(whole(1).start + 7))):
+        with pytest.raises(Damaged):
+            cipher.open_into(number, stored[whole(1)], memoryview(room), last=last)
 
 
 @pytest.mark.parametrize("size", [0, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT])

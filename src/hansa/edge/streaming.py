@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from hansa.edge.guest import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINE_MAX
 from hansa.edge.http import GuardedHttp
+from hansa.edge.taking import Taking
 
 # A body that is waited for must move by so many bytes in so many seconds; who reads it gives up after 30 s without any.
 MOVE_S = 40.0
@@ -31,15 +32,17 @@ _SAID = {
 }  # fmt: skip
 
 
+WITH_BODY = frozenset({"PUT", "POST"})  # where another method has one, uvicorn takes it
 _TLS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2.value, "TLSv1.3": ssl.TLSVersion.TLSv1_3.value}
 
 
 class StreamingHttp(GuardedHttp):
-    """One connection. `_moved`: bytes of the body since its deadline was last put off; `_tls`: the version that it speaks, by
-    its number on the wire, as ASGI's extension for TLS has it."""
+    """One connection. `_moved`: bytes of the body since its deadline was last put off; `_taking`: who takes that body; `_tls`:
+    the version that it speaks, by its number on the wire, as ASGI's extension for TLS has it."""
 
     message_bytes_max = math.inf
     _moved = 0
+    _taking: Taking | None = None
     _tls: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -47,20 +50,33 @@ class StreamingHttp(GuardedHttp):
         spoken = transport.get_extra_info("ssl_object")
         self._tls = _TLS.get(spoken.version()) if spoken is not None else None
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._taking is not None:
+            self._taking.drop()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._taking = None
         if self._tls is not None:
             self.scope["extensions"] = {"tls": {"tls_version": self._tls}}
 
     def on_headers_complete(self) -> None:
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
-            self.cycle.__class__ = _Answering  # uvicorn has made it, and its task has not begun
+        if self.cycle is before:
+            return
+        self.cycle.__class__ = _Answering  # uvicorn has made it, and its task has not begun
+        if self.scope["method"] in WITH_BODY:
+            self._taking = Taking(self.cycle)
+            self.cycle.receive = self._taking.receive  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
         self._moved += len(body)
-        super().on_body(body)
+        if self._taking is not None:
+            self._taking.add(body)
+        else:
+            super().on_body(body)
         if self._moved >= MOVE_BYTES and not self._whole:
             self._put_off()
 

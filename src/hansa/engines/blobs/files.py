@@ -349,13 +349,19 @@ class FileReader:
 
     def at_hand(self, start: int, length: int) -> bytes | bytearray | None:
         room = bytearray(length)
+        return room if self.fill(start, memoryview(room), waits=False) else None
+
+    def fill(self, start: int, room: memoryview, *, waits: bool) -> bool:
+        flags = 0 if waits else os.RWF_NOWAIT
         try:
-            got = os.preadv(self._file, [room], start, os.RWF_NOWAIT)
+            got = os.preadv(self._file, [room], start, flags)
+            while waits and 0 < got < len(room) and (more := os.preadv(self._file, [room[got:]], start + got)):
+                got += more
         except OSError as error:
-            if error.errno in {errno.EAGAIN, errno.EOPNOTSUPP}:
-                return None
+            if not waits and error.errno in {errno.EAGAIN, errno.EOPNOTSUPP}:
+                return False
             raise told(error, "the bytes cannot be read") from error
-        return room if got == length else None
+        return got == len(room)
 
     def close(self) -> None:
         if self._file >= 0:

@@ -84,10 +84,10 @@ class MemoryWriter:
         self._parts: list[bytes] | None = []
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.append([bytes(data)])
+        self.append([memoryview(data)])
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        self._open().extend(parts)
+    def append(self, parts: Sequence[bytes | memoryview]) -> None:
+        self._open().extend(bytes(part) for part in parts)
 
     def _open(self) -> list[bytes]:
         if self._parts is None:
@@ -113,6 +113,11 @@ class MemoryReader:
 
     def at_hand(self, start: int, length: int) -> bytes | None:
         return self.read(start, length)
+
+    def fill(self, start: int, room: memoryview, *, waits: bool) -> bool:
+        found = self._data[start : start + len(room)]
+        room[: len(found)] = found
+        return len(found) == len(room)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -82,8 +82,8 @@ class BlobEngine(Protocol):
 class DirectWriter(Protocol):
     """A `BlobWriter` that a thread may write to while it hashes and seals: one thread at a time."""
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        """As `BlobWriter.write`."""
+    def append(self, parts: Sequence[bytes | memoryview]) -> None:
+        """As `BlobWriter.write`. Afterwards the memory of the parts is the caller's again."""
         ...
 
 
@@ -96,6 +96,11 @@ class DirectReader(Protocol):
 
     def at_hand(self, start: int, length: int) -> bytes | bytearray | None:
         """The same without waiting for a disk; None when that cannot be."""
+        ...
+
+    def fill(self, start: int, room: memoryview, *, waits: bool) -> bool:
+        """All of `room`, from `start` on. False when the blob ends before that, or when it would have to wait for a disk
+        and may not. Raises Retry."""
         ...
 
     def close(self) -> None: ...

@@ -193,6 +193,7 @@ async def _send(answer: Answer, exchange: _Exchange, receive: Receive, send: Sen
     exchange.sent = len(first)
     if rest is None or exchange.sent == answer.length:
         await send({"type": "http.response.body", "body": b"" if head else first})
+        await _close(answer.stream)
         return
     await send({"type": "http.response.body", "body": first, "more_body": True})
     await _stream(rest, exchange, receive, send)
@@ -210,9 +211,13 @@ async def _stream(rest: AsyncIterator[bytes | memoryview], exchange: _Exchange, 
         await send({"type": "http.response.body", "body": b""})
     finally:
         left.cancel()
-        close = getattr(rest, "aclose", None)
-        if close is not None:
-            await close()
+        await _close(rest)
+
+
+async def _close(stream: AsyncIterator[bytes | memoryview] | None) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _left(receive: Receive) -> None:

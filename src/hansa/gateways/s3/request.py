@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hansa.gateways.s3.stalls import Stalls
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.gateways.s3.wire.uri import Query, decode, read_query, single
 
@@ -33,25 +34,26 @@ class ClientGone(Exception):  # noqa: N818 - no error of ours: the client has le
 class Body:
     """A request's body, read once. `received` counts the bytes that came, `ended` says that they were all."""
 
-    __slots__ = ("_receive", "ended", "length", "received", "stall_s", "touched")
+    __slots__ = ("_receive", "_stalls", "ended", "length", "received", "stall_s", "touched")
 
     def __init__(self, receive: Receive, length: int | None, *, empty: bool, stall_s: float = STALL_S) -> None:
         self._receive = receive
         self.length, self.ended, self.touched = length, empty, False
-        self.received, self.stall_s = 0, stall_s
+        self.received, self.stall_s, self._stalls = 0, stall_s, Stalls(stall_s)
 
     async def next(self) -> bytes:
         """The next bytes; empty once the body has ended. Raises RequestTimeout when none come, ClientGone."""
         while not self.ended:
             self.touched = True
             try:
-                async with asyncio.timeout(self.stall_s):
-                    message = await self._receive()
+                message = await self._stalls.within(self._receive())
             except TimeoutError as error:
                 raise S3Error.of("RequestTimeout", f"No byte of the body came for {self.stall_s:g} s.") from error
             if message["type"] != "http.request":
                 raise ClientGone
             self.ended = not message.get("more_body", False)
+            if self.ended:
+                self._stalls.end()
             data: bytes = message.get("body", b"")
             if data:
                 self.received += len(data)

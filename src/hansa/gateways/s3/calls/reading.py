@@ -61,6 +61,8 @@ def _fill(answer: Answer, call: Call, version: Version, span: Span, key: bytes |
     content, place = call.gateway.content, call.known.place
     try:
         body = content.at_hand(place, version, span.start, span.length, customer_key=key)
+        if body is None:
+            body = content.lot_at_hand(place, version, span.start, span.length, customer_key=key)
     except NotFound as error:
         raise _lost(error) from error
     if body is not None:

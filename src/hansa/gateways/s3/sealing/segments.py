@@ -64,6 +64,11 @@ class Run:
     skip: int
     take: int
 
+    @property
+    def begin(self) -> int:
+        """The first plain byte that is taken."""
+        return self.first * SEGMENT + self.skip
+
 
 def segments_of(size: int) -> int:
     """How many segments `size` plain bytes make."""
@@ -92,10 +97,10 @@ def split(run: Run, size: int, count: int) -> Iterator[Run]:
         yield plan(size, begin, end - begin)
 
 
-def rest(run: Run, one: Run, size: int) -> Run:
-    """What of the run begins with `one`, a run of its segments."""
-    begin, end = one.first * SEGMENT + one.skip, run.first * SEGMENT + run.skip + run.take
-    return plan(size, begin, end - begin)
+def first_of(size: int, start: int, end: int, count: int) -> Run:
+    """Of plain bytes `start` to `end - 1`: those in the first `count` segments."""
+    until = (start // SEGMENT + count) * SEGMENT
+    return plan(size, start, min(end, until) - start)
 
 
 class Cipher:
@@ -108,10 +113,23 @@ class Cipher:
     def seal(self, number: int, plain: bytes | memoryview, *, last: bool) -> bytes:
         return self._aead.encrypt(*self._words(number, plain, last))
 
+    def seal_into(self, number: int, plain: memoryview, room: memoryview, *, last: bool) -> None:
+        """The same into memory of the caller's, of just the size."""
+        nonce, data, bound = self._words(number, plain, last)
+        self._aead.encrypt_into(nonce, data, bound, room)
+
     def open(self, number: int, sealed: bytes | bytearray | memoryview, *, last: bool) -> bytes:
         """Raises Damaged."""
         try:
             return self._aead.decrypt(*self._words(number, sealed, last))
+        except InvalidTag as error:
+            raise Damaged("stored bytes are damaged", detail=f"segment {number} does not open") from error
+
+    def open_into(self, number: int, sealed: bytes | memoryview, room: memoryview, *, last: bool) -> None:
+        """The same into memory of the caller's, of just the size of the plain bytes. It is worth nothing after Damaged."""
+        nonce, data, bound = self._words(number, sealed, last)
+        try:
+            self._aead.decrypt_into(nonce, data, bound, room)
         except InvalidTag as error:
             raise Damaged("stored bytes are damaged", detail=f"segment {number} does not open") from error
 
