@@ -32,6 +32,7 @@ T = TypeVar("T")
 Work = Callable[[Transaction], Awaitable[Any]]
 _Asked = tuple[Work, asyncio.Future[Any], Names]
 GROUP_MAX: Final = 64  # writes that share one flush
+GATHER_S: Final = 0.005
 OPEN_BUSY_MS: Final = 10_000  # others may be bringing the schema up to date
 TURN_S: Final = 10.0  # for this process's turn to write
 LOOK_S: Final = 0.001
@@ -103,6 +104,7 @@ class SqliteDriver:
         """Groups until nothing is queued. `close` waits for it."""
         try:
             while self._queue:
+                await self._gather()
                 try:
                     await self._begin()
                 except (sqlite3.Error, OSError, HansaError) as error:
@@ -112,6 +114,15 @@ class SqliteDriver:
         except BaseException as error:  # those behind the group that it came of do not wait for ever either
             self._abandon([self._queue.popleft() for _ in range(len(self._queue))], error)
             raise
+
+    async def _gather(self) -> None:
+        """Whoever is at the door already shares the flush: two turns of the loop are from bytes on a socket to the queue."""
+        end = asyncio.get_running_loop().time() + GATHER_S
+        before = 0
+        while before < len(self._queue) < GROUP_MAX and asyncio.get_running_loop().time() < end:
+            before = len(self._queue)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     def _taken(self) -> list[_Asked]:
         return [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]

@@ -103,7 +103,7 @@ async def copy_part(call: Call) -> Answer:
     async def copied() -> Copied:
         poured = await pour(call, source, span, sealing, algorithm, number=number)
         await keep_part(call, upload, poured)
-        outcome = _outcome("CopyPartResult", poured.piece.etag, call.gateway.clock.now(), poured)
+        outcome = _outcome("CopyPartResult", poured.etag, call.gateway.clock.now(), poured)
         return outcome, encryptionrules.headers_of(sealing.encryption)
 
     return await _patient(call, copied, _source_header(source))

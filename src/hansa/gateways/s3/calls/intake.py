@@ -41,10 +41,16 @@ class Sealing:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A stored piece and the checksum to keep."""
+    """A stored piece, its ETag and the checksum to keep."""
 
     piece: Piece
+    etag: str
     checksum: Checksum
+
+    @property
+    def part(self) -> Piece:
+        """The piece as one of several, which says for itself what an object of one piece says of the whole."""
+        return replace(self.piece, etag=self.etag, checksum=self.checksum.value)
 
 
 class Incoming:
@@ -140,7 +146,7 @@ def taken(call: Call, sealing: Sealing, piece: Piece, digests: Digests, algorith
     """A stored piece with its ETag: the MD5, or what follows from its checksum where it may not be that."""
     value = digests.base64(algorithm)
     etag = _opaque(sealing, value, piece.size) if sealing.opaque else digests.hex("MD5")
-    return Taken(replace(piece, etag=etag, checksum=value), Checksum(algorithm, value))
+    return Taken(piece, etag, Checksum(algorithm, value))
 
 
 def _opaque(sealing: Sealing, checksum: str, size: int) -> str:

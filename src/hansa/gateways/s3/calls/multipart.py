@@ -70,7 +70,7 @@ async def upload_part(call: Call) -> Answer:
     algorithm, strict = part_algorithm(upload)
     taken = await take(call, sealing, algorithm=algorithm, strict=strict, number=number)
     await keep_part(call, upload, taken)
-    told = {"etag": f'"{taken.piece.etag}"', checksums.HEADERS[taken.checksum.algorithm]: taken.checksum.value}
+    told = {"etag": f'"{taken.etag}"', checksums.HEADERS[taken.checksum.algorithm]: taken.checksum.value}
     return empty(200, told | encryptionrules.headers_of(upload.facts.encryption))
 
 
@@ -98,7 +98,7 @@ def part_algorithm(upload: Upload) -> tuple[str, bool]:
 async def keep_part(call: Call, upload: Upload, taken: Taken) -> None:
     """Raises NoSuchUpload when it ended meanwhile, QuotaExceeded."""
     index, bucket = call.gateway.index, call.bucket
-    part = Part(upload.id, taken.piece, call.gateway.clock.now())
+    part = Part(upload.id, taken.part, call.gateway.clock.now())
     kept = await settled(
         call, taken.piece, index.put_part(bucket.uid, part, project=bucket.project, limits=call.limits)
     )

@@ -21,7 +21,18 @@ from hansa.gateways.s3.rules.tagging import tags_in_header
 from hansa.gateways.s3.wire.conditions import WriteConditions
 from hansa.gateways.s3.wire.errors import S3Error
 from hansa.objectindex.port import Check
-from hansa.objectindex.records import Encryption, Facts, Lock, NewVersion, Piece, Upload, Version, Versioning, Written
+from hansa.objectindex.records import (
+    Checksum,
+    Encryption,
+    Facts,
+    Lock,
+    NewVersion,
+    Piece,
+    Upload,
+    Version,
+    Versioning,
+    Written,
+)
 
 VERSION_ID_BYTES = 24
 
@@ -106,7 +117,10 @@ async def lock_of(call: Call, headers: Mapping[str, str]) -> Lock:
 # -- the one step -------------------------------------------------------------------------------
 
 
-def new_version(call: Call, facts: Facts, pieces: Sequence[Piece], *, etag: str, key: str = "") -> NewVersion:
+def new_version(
+    call: Call, facts: Facts, pieces: Sequence[Piece], *, etag: str, checksum: Checksum | None = None, key: str = ""
+) -> NewVersion:  # fmt: skip
+    """`checksum`: where the facts do not say it yet."""
     gateway = call.gateway
     return NewVersion(
         bucket=call.bucket.uid,
@@ -115,13 +129,8 @@ def new_version(call: Call, facts: Facts, pieces: Sequence[Piece], *, etag: str,
         modified=gateway.clock.now(),
         size=sum(piece.size for piece in pieces),
         etag=etag,
-        facts=replace(facts, pieces=tuple(pieces)),
+        facts=replace(facts, pieces=tuple(pieces), checksum=checksum or facts.checksum),
     )
-
-
-def _bare(piece: Piece) -> Piece:
-    """The only piece of an object: what the version says itself is not said again."""
-    return replace(piece, etag="", checksum="")
 
 
 async def publish(call: Call, new: NewVersion, conditions: WriteConditions) -> Written:
@@ -136,8 +145,8 @@ async def publish(call: Call, new: NewVersion, conditions: WriteConditions) -> W
 async def publish_whole(call: Call, draft: Draft, taken: Taken, conditions: WriteConditions) -> Version:
     """An object of one piece, which goes if the index refuses it. Raises what `publish` raises."""
     piece = taken.piece
-    etag = f"{piece.etag}-1" if draft.sealing.opaque else piece.etag  # no MD5, and not to be taken for one
-    new = new_version(call, replace(draft.facts, checksum=taken.checksum), (_bare(piece),), etag=etag)
+    etag = f"{taken.etag}-1" if draft.sealing.opaque else taken.etag  # no MD5, and not to be taken for one
+    new = new_version(call, draft.facts, (piece,), etag=etag, checksum=taken.checksum)
     return (await settled(call, piece, publish(call, new, conditions))).version
 
 
