@@ -30,9 +30,9 @@ from .test_scenarios import Scene, played
 
 LONG = bool(os.environ.get("HANSA_LONG"))
 if wanted():  # a real server answers each statement
-    SEEDS = 80 if LONG else 18
+    SEEDS = 60 if LONG else 18
 else:
-    SEEDS = 400 if LONG else 36
+    SEEDS = 250 if LONG else 36
 METERED: tuple[type[AnyResource], ...] = (VirtualMachine, Disk, Snapshot, PublicIP)
 
 

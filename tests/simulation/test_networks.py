@@ -22,7 +22,7 @@ from ..postgres import wanted
 from .clockwork import VirtualClock, run
 from .test_convergence import SCOPE, Simulation, _home, _machine
 
-SEEDS = 500 if os.environ.get("HANSA_LONG") else 60
+SEEDS = 300 if os.environ.get("HANSA_LONG") else 60
 if wanted():
     SEEDS //= 10  # a real server answers each statement
 HAPPENS = {"a network is made", "a public address leads somewhere", "a group is enforced", "a host forgot a network"}
