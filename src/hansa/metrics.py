@@ -34,8 +34,11 @@ class Counter:
     values: dict[Labels, float] = field(default_factory=dict)
 
     def add(self, *labels: str, amount: float = 1.0) -> None:
-        at = _within(labels, self.values)
-        self.values[at] = self.values.get(at, 0.0) + amount
+        try:
+            self.values[labels] += amount
+        except KeyError:
+            at = _within(labels, self.values)
+            self.values[at] = self.values.get(at, 0.0) + amount
 
     def lines(self) -> Iterable[str]:
         yield from _head(self.name, self.help, "counter")
@@ -53,10 +56,9 @@ class Histogram:
     values: dict[Labels, list[float]] = field(default_factory=dict)  # one a bound, then above, then the sum
 
     def observe(self, seconds: float, *labels: str) -> None:
-        at = _within(labels, self.values)
-        row = self.values.get(at)
+        row = self.values.get(labels)
         if row is None:
-            row = self.values[at] = [0.0] * (len(SECONDS) + 2)
+            row = self.values.setdefault(_within(labels, self.values), [0.0] * (len(SECONDS) + 2))
         row[bisect_left(SECONDS, seconds)] += 1
         row[-1] += seconds
 

@@ -21,6 +21,7 @@ from hansa.edge.taking import Taking
 # A body that is waited for must move by so many bytes in so many seconds; who reads it gives up after 30 s without any.
 MOVE_S = 40.0
 MOVE_BYTES = 4 << 10
+JOINED_MAX = 64 << 10  # bytes of an answer that are cheaper to copy than to send in two parts
 _SAID = {
     400: (400, "BadRequest", "This is no HTTP/1.1 request."),
     408: (400, "RequestTimeout", "The request did not arrive in time."),
@@ -158,8 +159,10 @@ class _Answering(RequestResponseCycle):
         else:
             parts += [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
             parts += [] if more else [b"0\r\n\r\n"]
-        if parts:
-            self.transport.writelines(parts) if len(parts) > 1 else self.transport.write(parts[0])
+        if len(body) <= JOINED_MAX:
+            self.transport.write(b"".join(parts))
+        else:
+            self.transport.writelines(parts)
         if not more:
             self._ended()
 

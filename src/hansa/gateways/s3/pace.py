@@ -42,19 +42,18 @@ class Pace:
             if tokens < 1.0:
                 raise self._too_fast(rate, tokens)
         for rate, tokens in left:
-            self._left[rate.kind, rate.name, crowd] = (tokens - 1.0, at)
+            holder = (rate.kind, rate.name, crowd)
+            self._left[holder] = (tokens - 1.0, at)
+            self._left.move_to_end(holder)  # forgotten is who has not been served for longest
+        while len(self._left) > HOLDERS_MAX:
+            self._left.popitem(last=False)
 
     def _counted(self, rate: Rate, at: float, crowd: bool) -> float:
         """The tokens that are left at this moment."""
-        share, holder = rate.per_s / self._processes, (rate.kind, rate.name, crowd)
+        share = rate.per_s / self._processes
         most = max(1.0, share) if share else 0.0
-        tokens, since = self._left.get(holder, (most, at))
-        tokens = min(most, tokens + (at - since) * share)
-        self._left[holder] = (tokens, at)
-        self._left.move_to_end(holder)  # forgotten is who has not asked for longest
-        if len(self._left) > HOLDERS_MAX:
-            self._left.popitem(last=False)
-        return tokens
+        tokens, since = self._left.get((rate.kind, rate.name, crowd), (most, at))
+        return min(most, tokens + (at - since) * share)
 
     def _too_fast(self, rate: Rate, tokens: float) -> S3Error:
         share = rate.per_s / self._processes
