@@ -28,6 +28,8 @@ DISK = {"diskSize": {"amount": 1, "unit": "GB"}, "placement": {"zone": "b"}}
 LIMIT_S = 120.0  # longer than a lease
 ROOM = 4 << 10  # bytes of a file that may be written: less than one page in the journal takes
 BEFORE, TRIES_MAX = 5, 20
+# Python would leave half a module's bytecode beside its source, for whoever imports it next.
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Process:
@@ -42,7 +44,7 @@ class Process:
         with out.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "hansa", "up", "--data", str(self.data), "--port", "0"],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL, env={"HANSA_UPLINK": "none", **os.environ},
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL, env={"HANSA_UPLINK": "none", **os.environ, **NO_BYTECODE},
             )  # fmt: skip
         until(lambda: b"ready" in out.read_bytes() or self.process.poll() is not None)
         assert self.process.poll() is None, out.read_text()
