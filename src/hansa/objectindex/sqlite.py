@@ -148,7 +148,12 @@ class SqliteDriver:
             for work, future, _ in group:
                 results.append((future, *await self._one(work)))
             changed = [name for _, _, names in group for name, alone in names if alone]
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, changed)
+            commit = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, changed)
+            try:
+                await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                await asyncio.wait([commit])  # the turn is ours for as long as the thread commits
+                raise
         except sqlite3.Error as error:
             self._abandon(group, error)
             return
